@@ -1,0 +1,2 @@
+//! ai-proxy: a gateway from OpenAI-style clients to Gemini on Vertex AI.
+pub mod emulator;

@@ -1,0 +1,2 @@
+//! The `ai-proxy` command.
+fn main() {}
