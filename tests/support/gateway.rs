@@ -109,6 +109,14 @@ impl Builder {
         self.env(variable, &path)
     }
 
+    /// Writes a file at a path below the gateway's home.
+    pub(crate) fn home_file(self, path: &str, content: &str) -> Self {
+        let path = self.home.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a path below home")).expect("a directory can be made");
+        std::fs::write(path, content).expect("a file can be written");
+        self
+    }
+
     /// Nobody reads stdout any more once the gateway listens.
     pub(crate) fn close_stdout(mut self) -> Self {
         self.close_stdout = true;
