@@ -75,13 +75,21 @@ struct Lines {
     ended: bool,
 }
 
+/// What the test does with the gateway's stdout once it listens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    Eager,
+    Gone,
+    Stuck,
+}
+
 /// What a gateway is started with.
 pub(crate) struct Builder {
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
     metadata: Option<Metadata>,
     home: TempDir,
-    close_stdout: bool,
+    stdout: Reader,
 }
 
 impl Builder {
@@ -119,7 +127,13 @@ impl Builder {
 
     /// Nobody reads stdout any more once the gateway listens.
     pub(crate) fn close_stdout(mut self) -> Self {
-        self.close_stdout = true;
+        self.stdout = Reader::Gone;
+        self
+    }
+
+    /// Stdout stays open and is not read any more once the gateway listens.
+    pub(crate) fn block_stdout(mut self) -> Self {
+        self.stdout = Reader::Stuck;
         self
     }
 
@@ -132,17 +146,22 @@ impl Builder {
         let mut child = command.spawn().expect("the binary runs");
         let output: Watched<Lines> = Watched::default();
         let (lines, source) = (output.clone(), child.stdout.take().expect("a pipe"));
-        let close = self.close_stdout;
+        let reader = self.stdout;
         std::thread::spawn(move || {
-            for line in BufReader::new(source).split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).into_owned();
+            let mut source = BufReader::new(source);
+            let mut line = Vec::new();
+            while let Ok(1..) = source.read_until(b'\n', &mut line) {
+                let line = String::from_utf8_lossy(&std::mem::take(&mut line)).trim_end_matches('\n').to_owned();
                 let listening = line.contains("listening on http://");
                 lines.change(|output| output.lines.push(line));
-                if listening && close {
+                if listening && reader != Reader::Eager {
                     break;
                 }
             }
             lines.change(|output| output.ended = true);
+            if reader == Reader::Stuck {
+                std::mem::forget(source); // open, and unread, until the test process ends
+            }
         });
         let stderr = collect(child.stderr.take());
         let mut gateway = Gateway {
@@ -190,7 +209,7 @@ impl Gateway {
             environment: BTreeMap::new(),
             metadata: None,
             home: TempDir::new().expect("a temporary directory"),
-            close_stdout: false,
+            stdout: Reader::Eager,
         }
         .env("PORT", "0")
         .env("HOST", "127.0.0.1")
