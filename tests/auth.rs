@@ -2,7 +2,8 @@
 mod support;
 
 use support::{
-    CHAT, CHAT_PATH, DISABLED_KEY, Gateway, KEY, Request, Response, SECOND_KEY, UNKNOWN_KEY, Upstream, assert_bytes, show,
+    CHAT, CHAT_PATH, DISABLED_KEY, Gateway, KEY, Request, Response, SECOND_KEY, UNKNOWN_KEY, Upstream, assert_bytes,
+    show,
 };
 
 /// The answer without what differs from request to request.
@@ -19,7 +20,18 @@ fn bad_credentials() -> Vec<Vec<(&'static str, String)>> {
     let bearer = |key: &str| ("authorization", format!("Bearer {key}"));
     let plain = |key: &str| ("x-api-key", key.to_owned());
     let mut all = vec![vec![]];
-    for key in [UNKNOWN_KEY, DISABLED_KEY, "", " ", "x", "tester", "null", &KEY[..KEY.len() - 1], &KEY[1..], &KEY.to_uppercase()] {
+    for key in [
+        UNKNOWN_KEY,
+        DISABLED_KEY,
+        "",
+        " ",
+        "x",
+        "tester",
+        "null",
+        &KEY[..KEY.len() - 1],
+        &KEY[1..],
+        &KEY.to_uppercase(),
+    ] {
         all.push(vec![bearer(key)]);
         all.push(vec![plain(key)]);
         all.push(vec![plain(key), bearer(UNKNOWN_KEY)]);
@@ -45,9 +57,9 @@ fn bad_credentials() -> Vec<Vec<(&'static str, String)>> {
     for value in [format!("Bearer {KEY}"), format!("\"{KEY}\""), format!("{KEY},{KEY}")] {
         all.push(vec![("x-api-key", value)]);
     }
-    for (name, value) in [
-        ("api-key", KEY), ("x-goog-api-key", KEY), ("cookie", KEY), ("proxy-authorization", KEY), ("x-api-keys", KEY),
-    ] {
+    for (name, value) in
+        [("api-key", KEY), ("x-goog-api-key", KEY), ("cookie", KEY), ("proxy-authorization", KEY), ("x-api-keys", KEY)]
+    {
         all.push(vec![(name, value.to_owned())]);
     }
     all
@@ -131,7 +143,8 @@ fn one_valid_credential_admits() {
 fn x_api_key_is_tried_first() {
     let upstream = Upstream::queued();
     let gateway = Gateway::before(&upstream).start();
-    for (first, second, id) in [(KEY, SECOND_KEY, "tester"), (SECOND_KEY, KEY, "second"), (UNKNOWN_KEY, KEY, "tester")] {
+    for (first, second, id) in [(KEY, SECOND_KEY, "tester"), (SECOND_KEY, KEY, "second"), (UNKNOWN_KEY, KEY, "tester")]
+    {
         let request = Request::get("/v1/models").key(second).header("x-api-key", first);
         let answer = gateway.request(&request);
         assert_eq!(gateway.log_of(&answer)["key_id"], id);
@@ -140,7 +153,9 @@ fn x_api_key_is_tried_first() {
 
 #[test]
 fn two_keys_may_share_an_id() {
-    let keys = format!(r#"[{{"id":"a","key":"{KEY}"}},{{"id":"a","key":"{SECOND_KEY}","enabled":true}},{{"id":"a","key":"{DISABLED_KEY}","enabled":false}}]"#);
+    let keys = format!(
+        r#"[{{"id":"a","key":"{KEY}"}},{{"id":"a","key":"{SECOND_KEY}","enabled":true}},{{"id":"a","key":"{DISABLED_KEY}","enabled":false}}]"#
+    );
     let upstream = Upstream::queued();
     let gateway = Gateway::before(&upstream).env("API_KEYS_JSON", &keys).start();
     for (key, status) in [(KEY, 200), (SECOND_KEY, 200), (DISABLED_KEY, 401)] {
@@ -170,7 +185,9 @@ fn a_refusal_does_not_wait_for_the_body() {
     let gateway = Gateway::before(&upstream).start();
     for framing in ["content-length: 1000000", "transfer-encoding: chunked"] {
         let mut client = gateway.client();
-        client.send(format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {UNKNOWN_KEY}\r\n{framing}\r\n\r\n"));
+        client.send(format!(
+            "POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {UNKNOWN_KEY}\r\n{framing}\r\n\r\n"
+        ));
         client.response().assert_error(401, "invalid_api_key");
     }
 }

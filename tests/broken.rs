@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use h2::Reason;
 use serde_json::Value;
-use support::{CHAT, CHAT_STREAM, End, Exchange, Gate, Gateway, H2Upstream, Request, Response, Upstream, assert_bytes, show, sse};
+use support::{
+    CHAT, CHAT_STREAM, End, Exchange, Gate, Gateway, H2Upstream, Request, Response, Upstream, assert_bytes, show, sse,
+};
 
 /// Starts of event streams, by what they break in the middle of.
 const STARTS: [(&str, &[u8]); 17] = [
@@ -56,12 +58,16 @@ fn assert_cut_stream(answer: &Response, start: &[u8], code: &str, what: &str) {
     assert_eq!(answer.status, 200, "{what}");
     assert!(answer.body.starts_with(start), "{what}: {} starts otherwise than {}", show(&answer.body), show(start));
     let added = &answer.body[start.len()..];
-    let at = added.windows(6).position(|window| window == b"data: ").unwrap_or_else(|| panic!("{what}: no frame: {}", show(&answer.body)));
+    let at = added
+        .windows(6)
+        .position(|window| window == b"data: ")
+        .unwrap_or_else(|| panic!("{what}: no frame: {}", show(&answer.body)));
     assert!(added[..at].iter().all(|byte| b"\r\n".contains(byte)), "{what}: {}", show(added));
     // What a client reads: the events that were complete, the half one closed, then exactly the error.
     let expected = sse::events(&[start, b"\n\n"].concat());
     let mut events = sse::events(&answer.body);
-    let frame: Value = serde_json::from_str(&events.pop().expect("an event")).unwrap_or_else(|error| panic!("{what}: {error}: {}", show(&answer.body)));
+    let frame: Value = serde_json::from_str(&events.pop().expect("an event"))
+        .unwrap_or_else(|error| panic!("{what}: {error}: {}", show(&answer.body)));
     assert_eq!(events, expected, "{what}: {}", show(&answer.body));
     let error = &frame["error"];
     assert_eq!(error["code"], code, "{what}");
@@ -193,7 +199,9 @@ fn an_error_that_breaks_is_not_complete() {
     let gateway = Gateway::before(&upstream).start();
     for body in ["[{\"error\":", "{\"error\":", ""] {
         upstream.then(move |exchange| {
-            exchange.send(format!("HTTP/1.1 429 Busy\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{body}"));
+            exchange.send(format!(
+                "HTTP/1.1 429 Busy\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{body}"
+            ));
             exchange.close();
         });
         let answer = gateway.chat(CHAT);
@@ -284,7 +292,9 @@ fn upstream_that_is_not_there_is_a_502() {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().expect("an address").into()).expect("a free port");
     let port = socket.local_addr().expect("bound").as_socket().expect("an IP address").port();
-    for base in [format!("http://127.0.0.1:{port}"), format!("https://127.0.0.1:{port}"), "http://nobody.invalid".to_owned()] {
+    for base in
+        [format!("http://127.0.0.1:{port}"), format!("https://127.0.0.1:{port}"), "http://nobody.invalid".to_owned()]
+    {
         let gateway = Gateway::before(&base.as_str()).start();
         assert_failed(&gateway, 502, "upstream_unreachable", &base);
     }

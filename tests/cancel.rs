@@ -2,8 +2,8 @@
 mod support;
 
 use support::{
-    CHAT, CHAT_STREAM, CHAT_UPSTREAM, Client, Gate, Gateway, H2Upstream, Hold, Metadata, Request, TokenAnswer, Treatment,
-    Upstream, assert_bytes,
+    CHAT, CHAT_STREAM, CHAT_UPSTREAM, Client, Gate, Gateway, H2Upstream, Hold, Metadata, Request, TokenAnswer,
+    Treatment, Upstream, assert_bytes,
 };
 
 /// How a client can go.

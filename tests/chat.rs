@@ -102,9 +102,8 @@ fn json_string() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         "[ !#-\\[\\]-~]{1,4}",
         "\\\\[\"\\\\/bfnrt]",
-        "\\\\u[0-9a-fA-F]{4}".prop_filter("single surrogates are tried elsewhere", |text| {
-            !text[2..3].eq_ignore_ascii_case("d")
-        }),
+        "\\\\u[0-9a-fA-F]{4}"
+            .prop_filter("single surrogates are tried elsewhere", |text| { !text[2..3].eq_ignore_ascii_case("d") }),
         "[é日🙂\u{2028}\u{ffff}]",
         Just("model".to_owned()),
     ];
@@ -193,31 +192,83 @@ fn what_is_not_one_json_object_is_refused() {
     let deep = "[".repeat(1_000_000);
     let closed_wrongly = format!(r#"{{"model":"flash","a":{}{}}}"#, "[".repeat(200_000), "]".repeat(199_999));
     let mut bodies: Vec<Vec<u8>> = [
-        "", " ", "\r\n", "null", "true", "5", "\"flash\"", "[]", r#"["model","flash"]"#, r#"[{"model":"flash"}]"#, "nul",
-        "{", "}", "{}}", r#"{"model":"flash""#, r#"{"model":"flash","#, r#"{"model":"flash",}"#, r#"{,"model":"flash"}"#,
-        r#"{"model":"flash" "a":1}"#, r#"{"model" "flash"}"#, r#"{"model"="flash"}"#, r#"{"model":"flash":1}"#,
+        "",
+        " ",
+        "\r\n",
+        "null",
+        "true",
+        "5",
+        "\"flash\"",
+        "[]",
+        r#"["model","flash"]"#,
+        r#"[{"model":"flash"}]"#,
+        "nul",
+        "{",
+        "}",
+        "{}}",
+        r#"{"model":"flash""#,
+        r#"{"model":"flash","#,
+        r#"{"model":"flash",}"#,
+        r#"{,"model":"flash"}"#,
+        r#"{"model":"flash" "a":1}"#,
+        r#"{"model" "flash"}"#,
+        r#"{"model"="flash"}"#,
+        r#"{"model":"flash":1}"#,
         // Something behind it.
-        r#"{"model":"flash"} x"#, r#"{"model":"flash"}{"model":"flash"}"#, r#"{"model":"flash"},"#, "{\"model\":\"flash\"}\0",
-        "{\"model\":\"flash\"}\u{a0}", "{\"model\":\"flash\"}\u{feff}",
+        r#"{"model":"flash"} x"#,
+        r#"{"model":"flash"}{"model":"flash"}"#,
+        r#"{"model":"flash"},"#,
+        "{\"model\":\"flash\"}\0",
+        "{\"model\":\"flash\"}\u{a0}",
+        "{\"model\":\"flash\"}\u{feff}",
         // Not JSON, though some parsers take it.
-        r#"{model:"flash"}"#, r#"{'model':'flash'}"#, r#"{"model":'flash'}"#, r#"{"model":flash}"#,
-        r#"{"model":"flash","a":NaN}"#, r#"{"model":"flash","a":Infinity}"#, r#"{"model":"flash","a":-Infinity}"#,
-        r#"{"model":"flash","a":undefined}"#, r#"{"model":"flash","a":True}"#, r#"{"model":"flash","a":nulll}"#,
-        r#"{"model":"flash","a":01}"#, r#"{"model":"flash","a":-01}"#, r#"{"model":"flash","a":1.}"#,
-        r#"{"model":"flash","a":.5}"#, r#"{"model":"flash","a":+1}"#, r#"{"model":"flash","a":-}"#,
-        r#"{"model":"flash","a":1e}"#, r#"{"model":"flash","a":1e+}"#, r#"{"model":"flash","a":0x10}"#,
-        r#"{"model":"flash","a":1_000}"#, r#"{"model":"flash","a":[1,]}"#, r#"{"model":"flash","a":[,1]}"#,
-        r#"{"model":"flash","a":[1 2]}"#, r#"{"model":"flash","a":[}]}"#, r#"{"model":"flash","a":{]}"#,
-        r#"{"model":"flash" /* comment */}"#, "{\"model\":\"flash\" // comment\n}", "# comment\n{\"model\":\"flash\"}",
+        r#"{model:"flash"}"#,
+        r#"{'model':'flash'}"#,
+        r#"{"model":'flash'}"#,
+        r#"{"model":flash}"#,
+        r#"{"model":"flash","a":NaN}"#,
+        r#"{"model":"flash","a":Infinity}"#,
+        r#"{"model":"flash","a":-Infinity}"#,
+        r#"{"model":"flash","a":undefined}"#,
+        r#"{"model":"flash","a":True}"#,
+        r#"{"model":"flash","a":nulll}"#,
+        r#"{"model":"flash","a":01}"#,
+        r#"{"model":"flash","a":-01}"#,
+        r#"{"model":"flash","a":1.}"#,
+        r#"{"model":"flash","a":.5}"#,
+        r#"{"model":"flash","a":+1}"#,
+        r#"{"model":"flash","a":-}"#,
+        r#"{"model":"flash","a":1e}"#,
+        r#"{"model":"flash","a":1e+}"#,
+        r#"{"model":"flash","a":0x10}"#,
+        r#"{"model":"flash","a":1_000}"#,
+        r#"{"model":"flash","a":[1,]}"#,
+        r#"{"model":"flash","a":[,1]}"#,
+        r#"{"model":"flash","a":[1 2]}"#,
+        r#"{"model":"flash","a":[}]}"#,
+        r#"{"model":"flash","a":{]}"#,
+        r#"{"model":"flash" /* comment */}"#,
+        "{\"model\":\"flash\" // comment\n}",
+        "# comment\n{\"model\":\"flash\"}",
         // Whitespace that is none.
-        "{\u{b}\"model\":\"flash\"}", "{\u{c}\"model\":\"flash\"}", "{\u{a0}\"model\":\"flash\"}", "{\u{2028}\"model\":\"flash\"}",
+        "{\u{b}\"model\":\"flash\"}",
+        "{\u{c}\"model\":\"flash\"}",
+        "{\u{a0}\"model\":\"flash\"}",
+        "{\u{2028}\"model\":\"flash\"}",
         "\u{feff}{\"model\":\"flash\"}",
         // Escapes that are none, strings that do not end.
-        r#"{"model":"flash","a":"\x41"}"#, r#"{"model":"flash","a":"\u12"}"#, r#"{"model":"flash","a":"\u12G4"}"#,
-        r#"{"model":"flash","a":"\U0041"}"#, r#"{"model":"flash","a":"\'"}"#, r#"{"model":"flash","a":"x}"#,
-        r#"{"model":"flash","a":"\"}"#, r#"{"model":"flash","\q":1}"#,
+        r#"{"model":"flash","a":"\x41"}"#,
+        r#"{"model":"flash","a":"\u12"}"#,
+        r#"{"model":"flash","a":"\u12G4"}"#,
+        r#"{"model":"flash","a":"\U0041"}"#,
+        r#"{"model":"flash","a":"\'"}"#,
+        r#"{"model":"flash","a":"x}"#,
+        r#"{"model":"flash","a":"\"}"#,
+        r#"{"model":"flash","\q":1}"#,
         // Names that are none.
-        r#"{"model":"flash",1:2}"#, r#"{"model":"flash",null:2}"#, r#"{"model":"flash",{}:2}"#,
+        r#"{"model":"flash",1:2}"#,
+        r#"{"model":"flash",null:2}"#,
+        r#"{"model":"flash",{}:2}"#,
     ]
     .map(|text| text.as_bytes().to_vec())
     .into();
@@ -227,7 +278,16 @@ fn what_is_not_one_json_object_is_refused() {
     }
     bodies.push(b"{\"model\":\"flash\",\"a\nb\":1}".to_vec());
     // Bytes that are not UTF-8: in a string, a name, deep inside, behind the end; overlong, a surrogate, too high, cut short.
-    for bad in [&b"\xff"[..], b"\x80", b"\xc0\xaf", b"\xe0\x80\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf0\x9f\x99", b"\xc3"] {
+    for bad in [
+        &b"\xff"[..],
+        b"\x80",
+        b"\xc0\xaf",
+        b"\xe0\x80\xaf",
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xf0\x9f\x99",
+        b"\xc3",
+    ] {
         bodies.push([b"{\"model\":\"flash\",\"a\":\"x", bad, b"y\"}"].concat());
         bodies.push([b"{\"x", bad, b"\":1,\"model\":\"flash\"}"].concat());
         bodies.push([b"{\"a\":{\"b\":[\"", bad, b"\"]},\"model\":\"flash\"}"].concat());
@@ -247,7 +307,14 @@ fn what_is_not_one_json_object_is_refused() {
 
 #[test]
 fn a_model_that_is_missing_is_refused() {
-    let bodies = ["{}", " { } ", r#"{"messages":[]}"#, r#"{"Model":"flash"}"#, r#"{"a":{"model":"flash"}}"#, r#"{"model\u0000":"flash"}"#];
+    let bodies = [
+        "{}",
+        " { } ",
+        r#"{"messages":[]}"#,
+        r#"{"Model":"flash"}"#,
+        r#"{"a":{"model":"flash"}}"#,
+        r#"{"model\u0000":"flash"}"#,
+    ];
     assert_refused("missing_model", &bodies);
 }
 
@@ -278,8 +345,23 @@ fn a_model_that_stands_twice_is_refused() {
 fn a_model_that_is_no_alias_is_refused() {
     let long = "x".repeat(10_000);
     let values = [
-        "", " ", "google/gemini-2.5-flash", "google/gemini-3.1-pro-preview", "gemini-2.5-flash", "FLASH", "Flash", " flash",
-        "flash ", "flash\\u0000", "flash\\n", "fla\u{200b}sh", "ﬂash", "pro_preview", "flash\\\"", "../flash", long.as_str(),
+        "",
+        " ",
+        "google/gemini-2.5-flash",
+        "google/gemini-3.1-pro-preview",
+        "gemini-2.5-flash",
+        "FLASH",
+        "Flash",
+        " flash",
+        "flash ",
+        "flash\\u0000",
+        "flash\\n",
+        "fla\u{200b}sh",
+        "ﬂash",
+        "pro_preview",
+        "flash\\\"",
+        "../flash",
+        long.as_str(),
     ];
     assert_refused("model_not_found", &values.map(|value| format!(r#"{{"a":1,"model":"{value}"}}"#)));
 }

@@ -26,7 +26,8 @@ fn complaints(output: &Output) -> BTreeSet<String> {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(64), "stdout {} stderr {stderr}", show(&output.stdout));
     let variables = stderr.lines().filter_map(|line| line.split_once(": ")).map(|(name, _)| name.to_owned());
-    let variables = variables.filter(|name| name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
+    let variables =
+        variables.filter(|name| name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
     variables.collect()
 }
 
@@ -82,20 +83,45 @@ fn every_bad_value_is_found() {
         (
             "GOOGLE_VERTEX_BASE_URL",
             &[
-                "localhost", "ftp://x", "https://", "https://host/path", "https://host/?q", "https://host#f", "https://user@host",
-                "https://host:port", "https://host:99999", "https://ho st", "//host",
+                "localhost",
+                "ftp://x",
+                "https://",
+                "https://host/path",
+                "https://host/?q",
+                "https://host#f",
+                "https://user@host",
+                "https://host:port",
+                "https://host:99999",
+                "https://ho st",
+                "//host",
             ],
         ),
-        ("MODEL_FLASH_ID", &["gemini", "/gemini", "google/", "a/b/c", "google/gem ini", "google/gemini?x", "google/\"", "google/ä"]),
+        (
+            "MODEL_FLASH_ID",
+            &["gemini", "/gemini", "google/", "a/b/c", "google/gem ini", "google/gemini?x", "google/\"", "google/ä"],
+        ),
         ("MODEL_NEW_ID", &["gemini"]),
         (
             "MODEL_ALIASES_JSON",
             &[
-                "x", "[]", "null", "{", r#"{"a":1}"#, r#"{"a":"no-slash"}"#, r#"{"":"google/x"}"#, r#"{"a b":"google/x"}"#,
-                r#"{"ä":"google/x"}"#, r#"{"a":"google/x","a":"google/y"}"#, r#"{"flash":"google/other"}"#, r#"{"a":"google/x"} x"#,
+                "x",
+                "[]",
+                "null",
+                "{",
+                r#"{"a":1}"#,
+                r#"{"a":"no-slash"}"#,
+                r#"{"":"google/x"}"#,
+                r#"{"a b":"google/x"}"#,
+                r#"{"ä":"google/x"}"#,
+                r#"{"a":"google/x","a":"google/y"}"#,
+                r#"{"flash":"google/other"}"#,
+                r#"{"a":"google/x"} x"#,
             ],
         ),
-        ("CORS_ALLOW_ORIGINS", &["app.example", "https://app.example/", "https://app.example/path", "https://", "ftp", "https://a b"]),
+        (
+            "CORS_ALLOW_ORIGINS",
+            &["app.example", "https://app.example/", "https://app.example/path", "https://", "ftp", "https://a b"],
+        ),
         ("MAX_BODY_BYTES", &["-1", "x", "1.5", "1k"]),
         ("BODY_BUDGET_BYTES", &["-1", "x"]),
         ("UPSTREAM_TIMEOUT_SECONDS", &["-1", "x", "0"]),
@@ -138,26 +164,49 @@ fn every_bad_value_is_found() {
         for value in *values {
             let output = check(&[(variable, value)]);
             assert_eq!(output.status.code(), Some(64), "{variable}={value} is taken");
-            assert_eq!(complaints(&output), BTreeSet::from([(*variable).to_owned()]), "{value}: {}", text(&output.stderr));
+            assert_eq!(
+                complaints(&output),
+                BTreeSet::from([(*variable).to_owned()]),
+                "{value}: {}",
+                text(&output.stderr)
+            );
         }
     }
     let long_id = format!(r#"[{{"id":"{}","key":"sk_live_0123456789abcdef"}}]"#, "x".repeat(129));
     assert_eq!(complaints(&check(&[("API_KEYS_JSON", &long_id)])), BTreeSet::from(["API_KEYS_JSON".to_owned()]));
     let long_alias = format!(r#"{{"{}":"google/x"}}"#, "x".repeat(129));
-    assert_eq!(complaints(&check(&[("MODEL_ALIASES_JSON", &long_alias)])), BTreeSet::from(["MODEL_ALIASES_JSON".to_owned()]));
+    assert_eq!(
+        complaints(&check(&[("MODEL_ALIASES_JSON", &long_alias)])),
+        BTreeSet::from(["MODEL_ALIASES_JSON".to_owned()])
+    );
 }
 
 #[test]
 fn values_at_the_edge_are_taken() {
     let id = "x".repeat(128);
     let keys = format!(r#"[{{"id":"{id}","key":"01234567890123456789"}}]"#);
-    let alias = format!(r#"{{"{id}":"google/x","A.b_c-d/e:f@g":"a.b_c-d@e:f/g.h_i-j@k:l","flash":"google/gemini-2.5-flash"}}"#);
+    let alias =
+        format!(r#"{{"{id}":"google/x","A.b_c-d/e:f@g":"a.b_c-d@e:f/g.h_i-j@k:l","flash":"google/gemini-2.5-flash"}}"#);
     let cases = [
-        ("PORT", "65535"), ("PORT", "0"), ("PORT", ""), ("HOST", "::"), ("HOST", "127.0.0.1"), ("HOST", ""), ("API_KEYS_JSON", keys.as_str()),
-        ("MODEL_ALIASES_JSON", alias.as_str()), ("MODEL_ALIASES_JSON", "{}"), ("CORS_ALLOW_ORIGINS", "*"),
-        ("CORS_ALLOW_ORIGINS", "https://a.example, http://localhost:3000,http://127.0.0.1"), ("GOOGLE_VERTEX_BASE_URL", "http://127.0.0.1:1"),
-        ("GOOGLE_VERTEX_BASE_URL", "https://[::1]:8443"), ("UPSTREAM_ERRORS", "raw"), ("UPSTREAM_ERRORS", "openai"),
-        ("SHUTDOWN_GRACE_SECONDS", "0"), ("GOOGLE_CLOUD_LOCATION", "us-central1"), ("GOOGLE_CLOUD_LOCATION", "eu"), ("MODEL_FLASH_ID", ""),
+        ("PORT", "65535"),
+        ("PORT", "0"),
+        ("PORT", ""),
+        ("HOST", "::"),
+        ("HOST", "127.0.0.1"),
+        ("HOST", ""),
+        ("API_KEYS_JSON", keys.as_str()),
+        ("MODEL_ALIASES_JSON", alias.as_str()),
+        ("MODEL_ALIASES_JSON", "{}"),
+        ("CORS_ALLOW_ORIGINS", "*"),
+        ("CORS_ALLOW_ORIGINS", "https://a.example, http://localhost:3000,http://127.0.0.1"),
+        ("GOOGLE_VERTEX_BASE_URL", "http://127.0.0.1:1"),
+        ("GOOGLE_VERTEX_BASE_URL", "https://[::1]:8443"),
+        ("UPSTREAM_ERRORS", "raw"),
+        ("UPSTREAM_ERRORS", "openai"),
+        ("SHUTDOWN_GRACE_SECONDS", "0"),
+        ("GOOGLE_CLOUD_LOCATION", "us-central1"),
+        ("GOOGLE_CLOUD_LOCATION", "eu"),
+        ("MODEL_FLASH_ID", ""),
         ("MODEL_PRO_PREVIEW_LOCATION", "us"),
     ];
     for (variable, value) in cases {
@@ -168,8 +217,15 @@ fn values_at_the_edge_are_taken() {
 
 #[test]
 fn missing_keys_are_told() {
-    assert_eq!(complaints(&run(&["check"], &[("GOOGLE_CLOUD_PROJECT", "p")])), BTreeSet::from(["API_KEYS_JSON".to_owned()]));
-    assert_eq!(complaints(&check(&[("API_KEYS_JSON", "")])), BTreeSet::from(["API_KEYS_JSON".to_owned()]), "empty is unset");
+    assert_eq!(
+        complaints(&run(&["check"], &[("GOOGLE_CLOUD_PROJECT", "p")])),
+        BTreeSet::from(["API_KEYS_JSON".to_owned()])
+    );
+    assert_eq!(
+        complaints(&check(&[("API_KEYS_JSON", "")])),
+        BTreeSet::from(["API_KEYS_JSON".to_owned()]),
+        "empty is unset"
+    );
 }
 
 #[test]
@@ -177,8 +233,13 @@ fn a_port_in_use_is_told_clearly() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("bound").port().to_string();
     let keys = keys_json();
-    let environment =
-        [("PORT", port.as_str()), ("HOST", "127.0.0.1"), ("API_KEYS_JSON", keys.as_str()), ("GOOGLE_CLOUD_PROJECT", "p"), ("GCE_METADATA_HOST", "127.0.0.1:9")];
+    let environment = [
+        ("PORT", port.as_str()),
+        ("HOST", "127.0.0.1"),
+        ("API_KEYS_JSON", keys.as_str()),
+        ("GOOGLE_CLOUD_PROJECT", "p"),
+        ("GCE_METADATA_HOST", "127.0.0.1:9"),
+    ];
     let output = run(&[], &environment);
     let told = format!("{}{}", text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(1), "{told}");
@@ -193,10 +254,30 @@ fn help_and_version_are_printed() {
         assert_eq!(output.status.code(), Some(0));
         let help = text(&output.stdout);
         for word in [
-            "PORT", "HOST", "GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION", "GOOGLE_VERTEX_BASE_URL", "API_KEYS_JSON", "MODEL_FLASH_ID",
-            "MODEL_PRO_PREVIEW_ID", "MODEL_ALIASES_JSON", "CORS_ALLOW_ORIGINS", "MAX_BODY_BYTES", "BODY_BUDGET_BYTES",
-            "UPSTREAM_TIMEOUT_SECONDS", "UPSTREAM_ERRORS", "SHUTDOWN_GRACE_SECONDS", "GOOGLE_APPLICATION_CREDENTIALS",
-            "GCE_METADATA_HOST", "GOOGLE_CLOUD_QUOTA_PROJECT", "SSL_CERT_FILE", "SSL_CERT_DIR", "serve", "dev", "check", "keys new",
+            "PORT",
+            "HOST",
+            "GOOGLE_CLOUD_PROJECT",
+            "GOOGLE_CLOUD_LOCATION",
+            "GOOGLE_VERTEX_BASE_URL",
+            "API_KEYS_JSON",
+            "MODEL_FLASH_ID",
+            "MODEL_PRO_PREVIEW_ID",
+            "MODEL_ALIASES_JSON",
+            "CORS_ALLOW_ORIGINS",
+            "MAX_BODY_BYTES",
+            "BODY_BUDGET_BYTES",
+            "UPSTREAM_TIMEOUT_SECONDS",
+            "UPSTREAM_ERRORS",
+            "SHUTDOWN_GRACE_SECONDS",
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "GCE_METADATA_HOST",
+            "GOOGLE_CLOUD_QUOTA_PROJECT",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+            "serve",
+            "dev",
+            "check",
+            "keys new",
         ] {
             assert!(help.contains(word), "{flag} does not name {word}");
         }
@@ -209,7 +290,16 @@ fn help_and_version_are_printed() {
 
 #[test]
 fn wrong_arguments_are_refused() {
-    for arguments in [&["--nope"][..], &["nope"], &["keys"], &["keys", "old"], &["serve", "extra"], &["check", "extra"], &["keys", "new", "a", "b"], &["--port", "1"]] {
+    for arguments in [
+        &["--nope"][..],
+        &["nope"],
+        &["keys"],
+        &["keys", "old"],
+        &["serve", "extra"],
+        &["check", "extra"],
+        &["keys", "new", "a", "b"],
+        &["--port", "1"],
+    ] {
         let output = run(arguments, &[]);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(!output.stderr.is_empty(), "{arguments:?} says why");
@@ -220,7 +310,9 @@ fn wrong_arguments_are_refused() {
 #[test]
 fn new_keys_are_good_keys() {
     let mut keys = BTreeSet::new();
-    for arguments in [&["keys", "new"][..], &["keys", "new"], &["keys", "new", "team-a"], &["keys", "new", "ID \"quoted\" ä"]] {
+    for arguments in
+        [&["keys", "new"][..], &["keys", "new"], &["keys", "new", "team-a"], &["keys", "new", "ID \"quoted\" ä"]]
+    {
         let output = run(arguments, &[]);
         assert_eq!(output.status.code(), Some(0), "{}", show(&output.stderr));
         let stdout = text(&output.stdout);
@@ -277,7 +369,11 @@ fn aliases_come_from_variables_and_json() {
         ("gemini-2.5-pro", "eu", "google/gemini-2.5-pro"),
     ];
     for (number, (alias, location, id)) in cases.into_iter().enumerate() {
-        assert_eq!(goes_to(&gateway, &upstream, number, alias), (path("test-project", location), id.to_owned()), "{alias}");
+        assert_eq!(
+            goes_to(&gateway, &upstream, number, alias),
+            (path("test-project", location), id.to_owned()),
+            "{alias}"
+        );
     }
     let list = gateway.request(&Request::get("/v1/models").key(KEY)).json();
     assert_eq!(list["data"].as_array().map(Vec::len), Some(cases.len()));
@@ -303,7 +399,10 @@ fn no_project_anywhere_is_told() {
         metadata.address.to_string()
     };
     let keys = keys_json();
-    let output = run(&[], &[("API_KEYS_JSON", keys.as_str()), ("PORT", "0"), ("HOST", "127.0.0.1"), ("GCE_METADATA_HOST", gone.as_str())]);
+    let output = run(
+        &[],
+        &[("API_KEYS_JSON", keys.as_str()), ("PORT", "0"), ("HOST", "127.0.0.1"), ("GCE_METADATA_HOST", gone.as_str())],
+    );
     assert_eq!(complaints(&output), BTreeSet::from(["GOOGLE_CLOUD_PROJECT".to_owned()]));
 }
 

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use support::{CHAT, CHAT_UPSTREAM, Client, Gate, Gateway, H2Upstream, Metadata, Request, TokenAnswer, Upstream, assert_bytes, show};
+use support::{
+    CHAT, CHAT_UPSTREAM, Client, Gate, Gateway, H2Upstream, Metadata, Request, TokenAnswer, Upstream, assert_bytes,
+    show,
+};
 
 const HOUR: TokenAnswer = TokenAnswer::Token { expires_in: 3599 };
 
@@ -159,7 +162,8 @@ fn a_401_gets_a_new_bearer_and_one_more_try() {
     let metadata = Metadata::start();
     let upstream = Upstream::queued();
     let gateway = Gateway::before(&upstream).metadata(&metadata).start();
-    upstream.then(|exchange| exchange.answer("401 Unauthorized", "content-type: application/json\r\n", UNAUTHENTICATED));
+    upstream
+        .then(|exchange| exchange.answer("401 Unauthorized", "content-type: application/json\r\n", UNAUTHENTICATED));
     upstream.then(|exchange| exchange.json("{\"a\":1}"));
     let answer = gateway.chat(CHAT);
     assert_eq!(answer.status, 200);
@@ -177,7 +181,11 @@ fn a_401_gets_a_new_bearer_and_one_more_try() {
 #[test]
 fn a_second_401_is_a_502_and_no_key_is_blamed() {
     let upstream = Upstream::new(|exchange| {
-        exchange.answer("401 Unauthorized", "content-type: application/json\r\nwww-authenticate: Bearer\r\n", UNAUTHENTICATED);
+        exchange.answer(
+            "401 Unauthorized",
+            "content-type: application/json\r\nwww-authenticate: Bearer\r\n",
+            UNAUTHENTICATED,
+        );
     });
     let gateway = Gateway::before(&upstream).start();
     let answer = gateway.chat(CHAT);
@@ -239,7 +247,8 @@ fn a_broken_file_never_falls_through() {
     for file in files {
         let metadata = Metadata::start();
         let upstream = Upstream::queued();
-        let gateway = Gateway::before(&upstream).metadata(&metadata).file("GOOGLE_APPLICATION_CREDENTIALS", file).start();
+        let gateway =
+            Gateway::before(&upstream).metadata(&metadata).file("GOOGLE_APPLICATION_CREDENTIALS", file).start();
         let answer = gateway.chat(CHAT);
         answer.assert_error(503, "credentials_unavailable");
         assert!(!show(&answer.body).contains("canary"));

@@ -1,9 +1,7 @@
 //! HTTP/1.1 as the gateway takes it: strict where leniency would let a request be read in two ways.
 mod support;
 
-use support::{
-    CHAT, CHAT_PATH, CHAT_STREAM, CHAT_UPSTREAM, End, Gateway, KEY, Request, Upstream, assert_bytes, show,
-};
+use support::{CHAT, CHAT_PATH, CHAT_STREAM, CHAT_UPSTREAM, End, Gateway, KEY, Request, Upstream, assert_bytes, show};
 
 /// Sends raw bytes on a connection of their own and checks the refusal and that the connection ends.
 #[track_caller]
@@ -340,13 +338,16 @@ fn a_body_over_the_limit_is_refused() {
     let upstream = Upstream::queued();
     let gateway = Gateway::before(&upstream).env("MAX_BODY_BYTES", "1000").start();
     let body = |length: usize| format!(r#"{{"model":"flash","a":"{}"}}"#, "x".repeat(length - 24));
-    let chunked = |body: String| raw_chat("transfer-encoding: chunked\r\n", &format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()));
+    let chunked =
+        |body: String| raw_chat("transfer-encoding: chunked\r\n", &format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()));
     assert_eq!(body(1000).len(), 1000);
     assert_eq!(gateway.chat(body(1000)).status, 200, "exactly the limit");
     let mut client = gateway.client();
     client.send(chunked(body(1000)));
     assert_eq!(client.response().status, 200, "exactly the limit, chunked");
-    for raw in [Request::chat(body(1001)).bytes(), chunked(body(1001)).into_bytes(), chunked(body(100_000)).into_bytes()] {
+    for raw in
+        [Request::chat(body(1001)).bytes(), chunked(body(1001)).into_bytes(), chunked(body(100_000)).into_bytes()]
+    {
         let mut client = gateway.client();
         client.try_send(raw);
         let answer = client.response();

@@ -12,8 +12,22 @@ const SPAN: &str = "logging.googleapis.com/spanId";
 #[track_caller]
 fn assert_fields(line: &Value) {
     for name in [
-        "severity", "message", "time", "httpRequest", "request_id", "key_id", "alias", "stream", "status", "upstream_status", "ttfb_ms",
-        "duration_ms", "request_bytes", "response_bytes", "overhead_ms", "outcome",
+        "severity",
+        "message",
+        "time",
+        "httpRequest",
+        "request_id",
+        "key_id",
+        "alias",
+        "stream",
+        "status",
+        "upstream_status",
+        "ttfb_ms",
+        "duration_ms",
+        "request_bytes",
+        "response_bytes",
+        "overhead_ms",
+        "outcome",
     ] {
         assert!(line.get(name).is_some(), "no {name} in {line}");
     }
@@ -82,7 +96,14 @@ fn each_request_has_one_line() {
     let gateway = Gateway::before(&upstream).start();
     let mut client = gateway.client();
     let mut ids: Vec<String> = Vec::new();
-    for request in [Request::get("/health"), Request::chat(CHAT), Request::chat("x"), Request::get("/v1/models"), Request::get("/nothing"), Request::new("PUT", "/health")] {
+    for request in [
+        Request::get("/health"),
+        Request::chat(CHAT),
+        Request::chat("x"),
+        Request::get("/v1/models"),
+        Request::get("/nothing"),
+        Request::new("PUT", "/health"),
+    ] {
         let answer = client.request(&request);
         ids.push(answer.header("x-request-id").expect("an id").to_owned());
         gateway.log_of(&answer);
@@ -123,7 +144,12 @@ fn severities_follow_the_status() {
 fn the_url_is_the_route() {
     let upstream = Upstream::queued();
     let gateway = Gateway::before(&upstream).start();
-    for (path, route) in [("/health?canary", "/health"), ("/canary", "unmatched"), ("/v1/canary", "unmatched"), ("/v1/models?canary", "/v1/models")] {
+    for (path, route) in [
+        ("/health?canary", "/health"),
+        ("/canary", "unmatched"),
+        ("/v1/canary", "unmatched"),
+        ("/v1/models?canary", "/v1/models"),
+    ] {
         let line = gateway.log_of(&gateway.request(&Request::get(path).key(KEY)));
         assert_eq!(line["httpRequest"]["requestUrl"], route);
     }
@@ -176,8 +202,20 @@ fn a_trace_is_taken_only_when_it_is_well_formed() {
 
 /// A word for each place where a client or an upstream can put text.
 const CANARIES: [&str; 14] = [
-    "canary-body", "canary-header", "canary-query", "canary-path", "canary-agent", "canary-method", "canary-model", "canary-answer",
-    "canary-upstream-header", "canary-trace", "canary-host", "canary-refresh", "canary-expect", "canary-origin",
+    "canary-body",
+    "canary-header",
+    "canary-query",
+    "canary-path",
+    "canary-agent",
+    "canary-method",
+    "canary-model",
+    "canary-answer",
+    "canary-upstream-header",
+    "canary-trace",
+    "canary-host",
+    "canary-refresh",
+    "canary-expect",
+    "canary-origin",
 ];
 
 #[test]
@@ -211,9 +249,21 @@ fn nothing_of_a_request_or_an_answer_is_told() {
     for _ in 0..5 {
         requests.push(loud(Request::chat(&body)));
     }
-    upstream.then(|exchange| exchange.answer("200 OK", "content-type: canary-upstream-header\r\nx-y: canary-upstream-header\r\n", "canary-answer"));
+    upstream.then(|exchange| {
+        exchange.answer(
+            "200 OK",
+            "content-type: canary-upstream-header\r\nx-y: canary-upstream-header\r\n",
+            "canary-answer",
+        )
+    });
     upstream.then(|exchange| exchange.json("{}")); // the request with the odd Expect, if it came so far
-    upstream.then(|exchange| exchange.answer("400 Bad canary-answer", "content-type: application/json\r\n", "[{\"error\":{\"message\":\"canary-answer\"}}]"));
+    upstream.then(|exchange| {
+        exchange.answer(
+            "400 Bad canary-answer",
+            "content-type: application/json\r\n",
+            "[{\"error\":{\"message\":\"canary-answer\"}}]",
+        )
+    });
     upstream.then(|exchange| exchange.answer("401 No", "content-type: application/json\r\n", "{\"canary-answer\":1}"));
     upstream.then(|exchange| {
         exchange.sse_head();
@@ -231,7 +281,11 @@ fn nothing_of_a_request_or_an_answer_is_told() {
         gateway.log_of(&client.response());
         told += 1;
     }
-    for raw in ["canary-body\r\n\r\n", "GET /canary-path HTTP/1.1\r\n\r\n", "GET /canary-path HTTP/9.9\r\nhost: canary-host\r\n\r\n"] {
+    for raw in [
+        "canary-body\r\n\r\n",
+        "GET /canary-path HTTP/1.1\r\n\r\n",
+        "GET /canary-path HTTP/9.9\r\nhost: canary-host\r\n\r\n",
+    ] {
         let mut client = gateway.client();
         client.send(raw);
         client.response();

@@ -3,8 +3,8 @@ mod support;
 
 use h2::Reason;
 use support::{
-    CHAT, CHAT_STREAM, CHAT_UPSTREAM, Client, End, Gate, Gateway, H2Upstream, Request, Response, Treatment, Upstream, Watched,
-    assert_bytes,
+    CHAT, CHAT_STREAM, CHAT_UPSTREAM, Client, End, Gate, Gateway, H2Upstream, Request, Response, Treatment, Upstream,
+    Watched, assert_bytes,
 };
 
 const FIRST: &str = "data: {\"a\":1}\n\n";

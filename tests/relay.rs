@@ -3,9 +3,7 @@ mod support;
 
 use std::sync::mpsc;
 
-use support::{
-    CHAT, CHAT_STREAM, End, Exchange, Gate, Gateway, H2Upstream, Request, Upstream, assert_bytes, show,
-};
+use support::{CHAT, CHAT_STREAM, End, Exchange, Gate, Gateway, H2Upstream, Request, Upstream, assert_bytes, show};
 
 /// Event streams with everything that a reader that splits lines, or re-encodes, gets wrong.
 const STREAMS: [&[u8]; 8] = [
@@ -213,9 +211,20 @@ fn response_headers_pass_by_list() {
     assert_eq!(
         answer.header_names(),
         [
-            "cache-control", "content-disposition", "content-encoding", "content-language", "content-length",
-            "content-type", "date", "retry-after", "retry-after-ms", "server-timing", "x-request-id", "x-should-retry",
-            "x-vertex-ai-llm-request-type", "x-vertex-ai-llm-shared-request-type",
+            "cache-control",
+            "content-disposition",
+            "content-encoding",
+            "content-language",
+            "content-length",
+            "content-type",
+            "date",
+            "retry-after",
+            "retry-after-ms",
+            "server-timing",
+            "x-request-id",
+            "x-should-retry",
+            "x-vertex-ai-llm-request-type",
+            "x-vertex-ai-llm-shared-request-type",
         ],
         "{}",
         answer.head
@@ -240,7 +249,15 @@ fn an_event_stream_gains_headers() {
     });
     let gateway = Gateway::before(&upstream).start();
     let answer = gateway.chat(CHAT_STREAM);
-    let names = ["cache-control", "content-type", "date", "server-timing", "transfer-encoding", "x-accel-buffering", "x-request-id"];
+    let names = [
+        "cache-control",
+        "content-type",
+        "date",
+        "server-timing",
+        "transfer-encoding",
+        "x-accel-buffering",
+        "x-request-id",
+    ];
     assert_eq!(answer.header_names(), names, "{}", answer.head);
     assert_eq!(answer.header("content-type"), Some("text/event-stream; charset=utf-8"));
     assert_eq!(answer.header("cache-control"), Some("no-store"));
@@ -290,7 +307,18 @@ const JSON: &str = "content-type: application/json; charset=UTF-8\r\n";
 #[test]
 fn an_error_of_upstream_passes_with_status_and_bytes() {
     let body = "{\n  \"error\": {\"code\": 400.0, \"message\": \"größe\"}\n}\n";
-    for status in ["400 Bad Request", "403 Forbidden", "404 Not Found", "409 Conflict", "418 Teapot", "429 Busy", "500 Oh", "503 No", "504 Late", "599 Odd"] {
+    for status in [
+        "400 Bad Request",
+        "403 Forbidden",
+        "404 Not Found",
+        "409 Conflict",
+        "418 Teapot",
+        "429 Busy",
+        "500 Oh",
+        "503 No",
+        "504 Late",
+        "599 Odd",
+    ] {
         let answer = relayed("openai", move |exchange| exchange.answer(status, JSON, body));
         assert_eq!(answer.status.to_string(), status[..3]);
         assert_bytes(&answer.body, body, status);
@@ -322,8 +350,17 @@ fn an_array_around_an_error_loses_its_brackets_only() {
 #[test]
 fn other_arrays_keep_their_brackets() {
     let bodies = [
-        "[]", "[1]", "[{}]", "[{\"message\":\"x\"}]", "[{\"error\":{}},{\"error\":{}}]", "[{\"error\":{}},1]", "[[{\"error\":{}}]]",
-        "[{\"error\":{}}", "[{\"error\":{}}] x", "[{\"a\":{\"error\":{}}}]", "\"[{\\\"error\\\":{}}]\"",
+        "[]",
+        "[1]",
+        "[{}]",
+        "[{\"message\":\"x\"}]",
+        "[{\"error\":{}},{\"error\":{}}]",
+        "[{\"error\":{}},1]",
+        "[[{\"error\":{}}]]",
+        "[{\"error\":{}}",
+        "[{\"error\":{}}] x",
+        "[{\"a\":{\"error\":{}}}]",
+        "\"[{\\\"error\\\":{}}]\"",
     ];
     for body in bodies {
         let answer = relayed("openai", move |exchange| exchange.answer("400 Bad Request", JSON, body));
@@ -338,7 +375,16 @@ fn a_retry_info_becomes_retry_after() {
             r#"{{"error":{{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED","details":[{{"@type":"type.googleapis.com/google.rpc.ErrorInfo"}},{{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"{delay}"}}]}}}}"#
         )
     };
-    let cases = [("429 Busy", "7s", Some("7")), ("429 Busy", "7.2s", Some("8")), ("503 No", "0.000000001s", Some("1")), ("503 No", "60s", Some("60")), ("400 Bad", "7s", None), ("500 Oh", "7s", None), ("429 Busy", "soon", None), ("429 Busy", "-5s", None)];
+    let cases = [
+        ("429 Busy", "7s", Some("7")),
+        ("429 Busy", "7.2s", Some("8")),
+        ("503 No", "0.000000001s", Some("1")),
+        ("503 No", "60s", Some("60")),
+        ("400 Bad", "7s", None),
+        ("500 Oh", "7s", None),
+        ("429 Busy", "soon", None),
+        ("429 Busy", "-5s", None),
+    ];
     for (status, delay, expected) in cases {
         let object = body(delay);
         let sent = object.clone();
@@ -350,7 +396,9 @@ fn a_retry_info_becomes_retry_after() {
         assert_eq!(answer.header("retry-after"), expected, "in an array: {status} {delay}");
         assert_bytes(&answer.body, body(delay), "the body without brackets");
     }
-    let answer = relayed("openai", move |exchange| exchange.answer("429 Busy", &format!("{JSON}retry-after: 99\r\n"), body("7s")));
+    let answer = relayed("openai", move |exchange| {
+        exchange.answer("429 Busy", &format!("{JSON}retry-after: 99\r\n"), body("7s"))
+    });
     assert_eq!(answer.header("retry-after"), Some("99"), "upstream's own wins");
     let answer = relayed("raw", move |exchange| exchange.answer("429 Busy", JSON, body("7s")));
     assert_eq!(answer.header("retry-after"), None, "raw");
@@ -360,13 +408,20 @@ fn a_retry_info_becomes_retry_after() {
 fn a_page_becomes_a_json_error() {
     let page = "<!DOCTYPE html>\n<html><title>Error 404 (Not Found)!!1</title> canary</html>";
     for kind in ["text/html", "text/html; charset=UTF-8", "Text/HTML"] {
-        let answer = relayed("openai", move |exchange| exchange.answer("404 Not Found", &format!("content-type: {kind}\r\n"), page));
+        let answer = relayed("openai", move |exchange| {
+            exchange.answer("404 Not Found", &format!("content-type: {kind}\r\n"), page)
+        });
         assert_eq!((answer.status, answer.code().as_str()), (404, "upstream_html"));
         assert_eq!(answer.header("content-type"), Some("application/json"));
         let message = answer.json()["error"]["message"].to_string();
-        assert!(message.contains("GOOGLE_CLOUD_LOCATION") || message.contains("GOOGLE_VERTEX_BASE_URL"), "says what to check: {message}");
+        assert!(
+            message.contains("GOOGLE_CLOUD_LOCATION") || message.contains("GOOGLE_VERTEX_BASE_URL"),
+            "says what to check: {message}"
+        );
         assert!(!message.contains("canary"));
-        let answer = relayed("raw", move |exchange| exchange.answer("404 Not Found", &format!("content-type: {kind}\r\n"), page));
+        let answer = relayed("raw", move |exchange| {
+            exchange.answer("404 Not Found", &format!("content-type: {kind}\r\n"), page)
+        });
         assert_eq!((answer.status, answer.header("content-type")), (404, Some(kind)));
         assert_bytes(&answer.body, page, "raw");
     }

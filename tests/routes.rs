@@ -2,7 +2,10 @@
 mod support;
 
 use serde_json::{Value, json};
-use support::{CHAT, CHAT_PATH, CHAT_STREAM, End, Gateway, KEY, Metadata, Request, Response, TokenAnswer, Upstream, assert_bytes, show};
+use support::{
+    CHAT, CHAT_PATH, CHAT_STREAM, End, Gateway, KEY, Metadata, Request, Response, TokenAnswer, Upstream, assert_bytes,
+    show,
+};
 
 fn start() -> (Upstream, Gateway) {
     let upstream = Upstream::queued();
@@ -77,7 +80,16 @@ fn models_are_listed_and_retrieved() {
 #[test]
 fn an_unknown_model_is_a_404() {
     let (_upstream, gateway) = start();
-    for alias in ["unknown", "FLASH", "flash%00", "google%2Fgemini-2.5-flash", "google/gemini-2.5-flash", "%66lash%20", "%ff", "flash%"] {
+    for alias in [
+        "unknown",
+        "FLASH",
+        "flash%00",
+        "google%2Fgemini-2.5-flash",
+        "google/gemini-2.5-flash",
+        "%66lash%20",
+        "%ff",
+        "flash%",
+    ] {
         let answer = gateway.request(&Request::get(&format!("/v1/models/{alias}")).key(KEY));
         assert_eq!(answer.status, 404, "{alias}");
         answer.assert_error(404, "model_not_found");
@@ -88,7 +100,17 @@ fn an_unknown_model_is_a_404() {
 fn a_get_is_answered_to_head_without_the_body() {
     let (_upstream, gateway) = start();
     assert_eq!(gateway.chat(CHAT).status, 200, "ready from here on");
-    for path in ["/", "/docs", "/health", "/healthz", "/readyz", "/v1/models", "/v1/models/flash", "/v1/models/unknown", "/nothing"] {
+    for path in [
+        "/",
+        "/docs",
+        "/health",
+        "/healthz",
+        "/readyz",
+        "/v1/models",
+        "/v1/models/flash",
+        "/v1/models/unknown",
+        "/nothing",
+    ] {
         let full = gateway.request(&Request::get(path).key(KEY));
         let mut client = gateway.client();
         // On one connection with another request: a body would be taken for its answer.
@@ -103,7 +125,19 @@ fn a_get_is_answered_to_head_without_the_body() {
 #[test]
 fn unknown_paths_are_404() {
     let (_upstream, gateway) = start();
-    for path in ["/nothing", "/v1/nothing", "/v1", "/v2/models", "//health", "/health/", "/HEALTH", "/v1/chat", "/v1/chat/completions/", "/favicon.ico", "/.env"] {
+    for path in [
+        "/nothing",
+        "/v1/nothing",
+        "/v1",
+        "/v2/models",
+        "//health",
+        "/health/",
+        "/HEALTH",
+        "/v1/chat",
+        "/v1/chat/completions/",
+        "/favicon.ico",
+        "/.env",
+    ] {
         let answer = gateway.request(&Request::get(path).key(KEY));
         assert_eq!(answer.status, 404, "{path}");
         answer.assert_error(404, "not_found");
@@ -113,7 +147,15 @@ fn unknown_paths_are_404() {
 #[test]
 fn other_methods_are_405_with_what_is_allowed() {
     let (upstream, gateway) = start();
-    let cases = [("/health", "GET, HEAD"), ("/readyz", "GET, HEAD"), ("/", "GET, HEAD"), ("/docs", "GET, HEAD"), ("/v1/models", "GET, HEAD"), ("/v1/models/flash", "GET, HEAD"), (CHAT_PATH, "POST")];
+    let cases = [
+        ("/health", "GET, HEAD"),
+        ("/readyz", "GET, HEAD"),
+        ("/", "GET, HEAD"),
+        ("/docs", "GET, HEAD"),
+        ("/v1/models", "GET, HEAD"),
+        ("/v1/models/flash", "GET, HEAD"),
+        (CHAT_PATH, "POST"),
+    ];
     for (path, allowed) in cases {
         for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"] {
             if allowed.contains(method) {
@@ -171,11 +213,19 @@ fn assert_shared(answer: &Response, what: &str) {
 #[test]
 fn a_listed_origin_reads_every_answer() {
     let upstream = Upstream::queued();
-    let gateway = Gateway::before(&upstream).env("CORS_ALLOW_ORIGINS", "http://localhost:3000, https://app.example").start();
+    let gateway =
+        Gateway::before(&upstream).env("CORS_ALLOW_ORIGINS", "http://localhost:3000, https://app.example").start();
     let requests = [
-        Request::get("/"), Request::get("/health"), Request::get("/nothing"), Request::get("/v1/models"),
-        Request::get("/v1/models").key(KEY), Request::get("/v1/models/unknown").key(KEY), Request::get(CHAT_PATH).key(KEY),
-        Request::chat("no JSON"), Request::chat(CHAT), Request::chat(CHAT).header("content-encoding", "br"),
+        Request::get("/"),
+        Request::get("/health"),
+        Request::get("/nothing"),
+        Request::get("/v1/models"),
+        Request::get("/v1/models").key(KEY),
+        Request::get("/v1/models/unknown").key(KEY),
+        Request::get(CHAT_PATH).key(KEY),
+        Request::chat("no JSON"),
+        Request::chat(CHAT),
+        Request::chat(CHAT).header("content-encoding", "br"),
     ];
     for request in requests {
         let answer = gateway.request(&from_origin(request.clone(), ORIGIN));
@@ -187,7 +237,13 @@ fn a_listed_origin_reads_every_answer() {
     }
     upstream.then(|exchange| exchange.sse(["data: [DONE]\n\n"]));
     assert_shared(&gateway.request(&from_origin(Request::chat(CHAT_STREAM), ORIGIN)), "a stream");
-    upstream.then(|exchange| exchange.answer("429 Busy", "content-type: application/json\r\nvary: X\r\naccess-control-allow-origin: https://upstream.example\r\n", "{}"));
+    upstream.then(|exchange| {
+        exchange.answer(
+            "429 Busy",
+            "content-type: application/json\r\nvary: X\r\naccess-control-allow-origin: https://upstream.example\r\n",
+            "{}",
+        )
+    });
     assert_shared(&gateway.request(&from_origin(Request::chat(CHAT), ORIGIN)), "an error of upstream");
     upstream.then(|exchange| exchange.close());
     assert_shared(&gateway.request(&from_origin(Request::chat(CHAT), ORIGIN)), "a broken upstream");
@@ -213,7 +269,11 @@ fn a_preflight_from_a_listed_origin_needs_no_key() {
         let headers = answer.header("access-control-allow-headers").unwrap_or_default().to_ascii_lowercase();
         // `*` would not cover authorization.
         for name in ["authorization", "content-type", "x-stainless-os"] {
-            assert!(headers.contains(name) || (name.starts_with("x-") && headers.contains('*')), "{name}: {}", answer.head);
+            assert!(
+                headers.contains(name) || (name.starts_with("x-") && headers.contains('*')),
+                "{name}: {}",
+                answer.head
+            );
         }
         assert_eq!(answer.header("access-control-allow-credentials"), None);
         assert_eq!(client.request(&Request::get("/health")).status, 200, "a 204 has no body");

@@ -5,7 +5,9 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{CHAT, CHAT_STREAM, Client, End, Gate, Gateway, Metadata, Request, Response, Upstream, assert_bytes, show, sse};
+use support::{
+    CHAT, CHAT_STREAM, Client, End, Gate, Gateway, Metadata, Request, Response, Upstream, assert_bytes, show, sse,
+};
 
 const FIRST: &str = "data: {\"a\":1}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
@@ -141,8 +143,12 @@ fn what_outlives_the_grace_period_is_cut_visibly() {
         client.rest(answer);
         assert_eq!(answer.end, End::Cut, "{}", show(&answer.body));
         let frame = sse::events(&answer.body).pop().expect("an event");
-        let frame: Value = serde_json::from_str(&frame).unwrap_or_else(|error| panic!("{error}: {}", show(&answer.body)));
-        assert_eq!((&frame["error"]["code"], &frame["error"]["type"]), (&"shutting_down".into(), &"upstream_error".into()));
+        let frame: Value =
+            serde_json::from_str(&frame).unwrap_or_else(|error| panic!("{error}: {}", show(&answer.body)));
+        assert_eq!(
+            (&frame["error"]["code"], &frame["error"]["type"]),
+            (&"shutting_down".into(), &"upstream_error".into())
+        );
     }
     assert!(half.1.body.starts_with(b"\n"), "the half event is closed: {}", show(&half.1.body));
     assert!(whole.1.body.starts_with(b"data: "), "nothing else on a boundary: {}", show(&whole.1.body));

@@ -224,9 +224,7 @@ impl Client {
 
     /// Resets the connection.
     pub(crate) fn reset(self) {
-        socket2::SockRef::from(&self.stream)
-            .set_linger(Some(std::time::Duration::ZERO))
-            .expect("linger can be set");
+        socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO)).expect("linger can be set");
     }
 
     #[track_caller]
@@ -279,7 +277,8 @@ impl Client {
                 (name.to_owned(), value.trim().to_owned())
             })
             .collect();
-        let response = Response { status, head: head.clone(), headers, body: Vec::new(), pieces: Vec::new(), end: End::Cut };
+        let response =
+            Response { status, head: head.clone(), headers, body: Vec::new(), pieces: Vec::new(), end: End::Cut };
         self.framing = if status < 200 || status == 204 || status == 304 {
             Framing::Ended(End::Complete)
         } else if let Some(coding) = response.header("transfer-encoding") {
@@ -337,7 +336,8 @@ impl Client {
             assert_eq!(show(self.take_through(b"\r\n")?), "\\r\\n", "the end of a chunk");
         }
         let line = self.take_through(b"\r\n")?;
-        let size = std::str::from_utf8(&line[..line.len() - 2]).ok().and_then(|size| usize::from_str_radix(size, 16).ok());
+        let size =
+            std::str::from_utf8(&line[..line.len() - 2]).ok().and_then(|size| usize::from_str_radix(size, 16).ok());
         let size = size.unwrap_or_else(|| panic!("no chunk size: {}", show(&line)));
         if size == 0 {
             assert_eq!(show(self.take_through(b"\r\n")?), "\\r\\n", "no trailers");

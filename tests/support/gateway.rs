@@ -312,7 +312,8 @@ impl Gateway {
 
     fn judge_output(&self) {
         for line in self.lines() {
-            let parsed: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("no JSON line ({error}): {line}"));
+            let parsed: Value =
+                serde_json::from_str(&line).unwrap_or_else(|error| panic!("no JSON line ({error}): {line}"));
             for field in ["severity", "message", "time"] {
                 assert!(parsed[field].is_string(), "a line without {field}: {line}");
             }

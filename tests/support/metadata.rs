@@ -54,8 +54,7 @@ impl Metadata {
             answer: Watched::new(answer),
             stopping: Arc::new(AtomicBool::new(false)),
         };
-        let (seen, answer, stopping) =
-            (metadata.seen.clone(), metadata.answer.clone(), Arc::clone(&metadata.stopping));
+        let (seen, answer, stopping) = (metadata.seen.clone(), metadata.answer.clone(), Arc::clone(&metadata.stopping));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopping.load(Ordering::SeqCst) {

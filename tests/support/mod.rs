@@ -32,8 +32,7 @@ pub(crate) const UNKNOWN_KEY: &str = "sk_live_unknown-key-0123456789abcde";
 /// Where the chat route is.
 pub(crate) const CHAT_PATH: &str = "/v1/chat/completions";
 /// Where upstream is asked, for the project and the location of [`Gateway`]'s defaults.
-pub(crate) const UPSTREAM_PATH: &str =
-    "/v1/projects/test-project/locations/global/endpoints/openapi/chat/completions";
+pub(crate) const UPSTREAM_PATH: &str = "/v1/projects/test-project/locations/global/endpoints/openapi/chat/completions";
 
 /// A chat request without a stream.
 pub(crate) const CHAT: &str = r#"{"model":"flash","messages":[{"role":"user","content":"hello"}]}"#;
