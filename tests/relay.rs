@@ -3,7 +3,9 @@ mod support;
 
 use std::sync::mpsc;
 
-use support::{CHAT, CHAT_STREAM, End, Exchange, Gate, Gateway, H2Upstream, Request, Upstream, assert_bytes, show};
+use support::{
+    CHAT, CHAT_STREAM, End, Exchange, Gate, Gateway, H2Upstream, Request, Treatment, Upstream, assert_bytes, show,
+};
 
 /// Event streams with everything that a reader that splits lines, or re-encodes, gets wrong.
 const STREAMS: [&[u8]; 8] = [
@@ -482,4 +484,20 @@ fn an_early_hint_is_not_the_answer() {
         exchange.json("{\"a\":1}");
     });
     assert_bytes(&answer.body, "{\"a\":1}", "the final answer");
+}
+
+#[test]
+fn an_answer_before_the_body_was_read_arrives() {
+    let upstream = H2Upstream::with_treatment(
+        |_| Treatment::ServeUnread,
+        |mut exchange| async move {
+            exchange.head(400, "application/json");
+            exchange.send("{\"error\":{\"message\":\"too large\"}}").await;
+            exchange.end();
+        },
+    );
+    let gateway = Gateway::before(&upstream).start();
+    let answer = gateway.chat(format!(r#"{{"model":"flash","a":"{}"}}"#, "x".repeat(10_000_000)));
+    assert_eq!((answer.status, answer.end), (400, End::Complete), "{}", show(&answer.body));
+    assert_bytes(&answer.body, "{\"error\":{\"message\":\"too large\"}}", "upstream's answer");
 }

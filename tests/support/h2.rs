@@ -31,6 +31,8 @@ pub(crate) enum Treatment {
     HoldHandshake(Gate),
     /// The first request is answered with a GOAWAY that says that no stream was processed.
     RefuseAll,
+    /// Requests are answered by their heads; of the bodies not a byte is read.
+    ServeUnread,
     /// TLS, but HTTP/1.1 only: every request gets `{}`.
     Http1,
 }
@@ -202,7 +204,8 @@ async fn treat(
     }
     let Ok(stream) = acceptor.accept(stream).await else { return };
     match treatment {
-        Treatment::Serve | Treatment::HoldHandshake(_) => serve(stream, number, script, seen, goaways).await,
+        Treatment::Serve | Treatment::HoldHandshake(_) => serve(stream, number, true, script, seen, goaways).await,
+        Treatment::ServeUnread => serve(stream, number, false, script, seen, goaways).await,
         Treatment::RefuseAll => refuse(stream, seen).await,
         Treatment::Http1 => serve_http1(stream, number, seen).await,
     }
@@ -211,6 +214,7 @@ async fn treat(
 async fn serve(
     stream: TlsStream<TcpStream>,
     number: usize,
+    read: bool,
     script: &Arc<Script>,
     seen: &Watched<Seen>,
     mut goaways: tokio::sync::watch::Receiver<usize>,
@@ -231,7 +235,7 @@ async fn serve(
         tokio::spawn(async move {
             let (parts, mut incoming) = request.into_parts();
             let mut body = Vec::new();
-            while let Some(Ok(piece)) = incoming.data().await {
+            while read && let Some(Ok(piece)) = incoming.data().await {
                 // Fails only when the stream is gone, which the next call tells.
                 let _ = incoming.flow_control().release_capacity(piece.len());
                 body.extend_from_slice(&piece);
