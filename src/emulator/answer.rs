@@ -27,7 +27,7 @@ const MOST_CALLS: usize = 16;
 
 /// Answers a request, after the pause that a scenario may ask for.
 pub(super) async fn answer(target: Target<'_>, headers: &HeaderMap, chat: &Chat, pace: Duration) -> Response<Steps> {
-    let scenario = scenarios::asked_for(chat);
+    let scenario = scenarios::special_case(chat);
     let plain = CompletionAnswer::default();
     let different = match scenario.map(scenarios::Scenario::answer) {
         Some(Answer::Error(error)) => {
@@ -47,7 +47,8 @@ pub(super) async fn answer(target: Target<'_>, headers: &HeaderMap, chat: &Chat,
         let body = Steps::whole(reply.completion());
         return reply::response(StatusCode::OK, "application/json; charset=UTF-8", body);
     }
-    let quirks = different.stream.clone();
+    let mut quirks = different.stream.clone();
+    quirks.fragments |= chat.stream_arguments;
     let pace = quirks.pace_ms.map_or(pace, Duration::from_millis);
     let body = Steps::stream(Stream::new(reply, quirks, pace));
     let mut response = reply::response(StatusCode::OK, "text/event-stream", body);

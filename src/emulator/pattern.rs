@@ -7,10 +7,12 @@
 const DEPTH: usize = 16;
 /// Longest text made, and most repetitions of one thing.
 const MOST: u32 = 256;
-/// Longest text that is matched, so that matching stays shallow.
-const MATCHED_CHARS: usize = 256;
-/// Steps of matching before a text counts as not matching.
+/// Longest text that is matched.
+const MATCHED_CHARS: usize = 128;
+/// Steps of matching, or of making a text, before it counts as failed.
 const STEPS: u32 = 20_000;
+/// Steps within steps: matching is recursive, and the stack is not endless.
+const NESTED_STEPS: u32 = 400;
 
 /// An understood pattern.
 #[derive(Debug)]
@@ -47,28 +49,29 @@ impl Pattern {
         if chars.len() > MATCHED_CHARS {
             return false;
         }
-        let mut matcher = Matcher { chars: &chars, steps: STEPS };
+        let mut matcher = Matcher { chars: &chars, steps: STEPS, nested: 0 };
         (0..=chars.len()).any(|start| self.branches.iter().any(|branch| matcher.items(branch, start, &mut |_, _| true)))
     }
 
     /// A short text in which the pattern is found.
     pub(super) fn example(&self) -> Option<String> {
-        let mut text = String::new();
-        write_branch(&self.branches, &mut text)?;
+        let (mut text, mut steps) = (String::new(), STEPS);
+        write_branch(&self.branches, &mut text, &mut steps)?;
         self.matches(&text).then_some(text)
     }
 }
 
-fn write_branch(branches: &[Vec<Item>], text: &mut String) -> Option<()> {
+fn write_branch(branches: &[Vec<Item>], text: &mut String, steps: &mut u32) -> Option<()> {
     for item in branches.first()? {
         for _ in 0..item.least {
+            *steps = steps.checked_sub(1)?;
             if text.len() > MOST as usize {
                 return None;
             }
             match &item.node {
                 Node::Start | Node::End => {}
                 Node::Set { ranges, negated } => text.push(member(ranges, *negated)?),
-                Node::Group(branches) => write_branch(branches, text)?,
+                Node::Group(branches) => write_branch(branches, text, steps)?,
             }
         }
     }
@@ -90,6 +93,7 @@ fn contains(ranges: &[(char, char)], char: char) -> bool {
 struct Matcher<'a> {
     chars: &'a [char],
     steps: u32,
+    nested: u32,
 }
 
 type Then<'f> = &'f mut dyn FnMut(&mut Matcher<'_>, usize) -> bool;
@@ -103,16 +107,19 @@ impl Matcher<'_> {
     }
 
     fn repeat(&mut self, item: &Item, done: u32, at: usize, then: Then<'_>) -> bool {
-        if self.steps == 0 {
+        if self.steps == 0 || self.nested == NESTED_STEPS {
             return false;
         }
         self.steps -= 1;
+        self.nested += 1;
         let more = done < item.most
             && self.once(&item.node, at, &mut |matcher, next| {
                 // An empty repetition leads nowhere new.
                 (next > at || done < item.least) && matcher.repeat(item, done + 1, next, then)
             });
-        more || (done >= item.least && then(self, at))
+        let matched = more || (done >= item.least && then(self, at));
+        self.nested -= 1;
+        matched
     }
 
     fn once(&mut self, node: &Node, at: usize, then: Then<'_>) -> bool {
@@ -310,7 +317,9 @@ mod tests {
         assert!(matches("b+", "abbc"));
         assert!(matches("^a|b$", "xb"));
         assert!(!matches("^.$", "\n"));
-        // What would take for ever elsewhere.
+        // What would take for ever elsewhere, or fill the stack.
+        assert!(!matches("((((a?){256}){256}){256}){256}b", "a"));
+        assert!(Pattern::parse("((((a?){256}){256}){256}){256}b").unwrap().example().is_none());
         assert!(!matches("^(a+)+$", &format!("{}b", "a".repeat(100))));
     }
 

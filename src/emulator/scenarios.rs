@@ -56,7 +56,9 @@ pub struct Scenario {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct When {
-    /// The last message holds `[emulator:MARKER]`. Without a marker the scenario only takes the place of an echo.
+    /// Only where the answer would be an echo, rather than in place of everything; then it must give a text.
+    instead_of_echo: bool,
+    /// The last message holds `[emulator:MARKER]`.
     marker: Option<String>,
     /// The model's name, with its publisher, begins so.
     model_prefix: Option<String>,
@@ -154,6 +156,8 @@ pub(super) struct StreamQuirks {
     pub(super) pace_ms: Option<u64>,
     pub(super) usage: UsagePlace,
     pub(super) call_index: CallIndex,
+    /// Arguments come in fragments, as where the request says `stream_function_call_arguments`.
+    pub(super) fragments: bool,
     pub(super) line_ending: LineEnding,
     /// Ends after so many chunks: with `tail` where there is one, else by cutting the connection.
     pub(super) cut_after: Option<usize>,
@@ -211,14 +215,14 @@ impl Scenario {
     }
 }
 
-/// The scenario that a request asks for by its marker.
-pub(super) fn asked_for(chat: &Chat) -> Option<&'static Scenario> {
-    all().iter().find(|scenario| scenario.when.marker.is_some() && scenario.when.holds(chat))
+/// The scenario that a request is a case of.
+pub(super) fn special_case(chat: &Chat) -> Option<&'static Scenario> {
+    all().iter().find(|scenario| !scenario.when.instead_of_echo && scenario.when.holds(chat))
 }
 
 /// The scenario that takes the place of an echo.
 pub(super) fn instead_of_echo(chat: &Chat) -> Option<&'static Scenario> {
-    all().iter().find(|scenario| scenario.when.marker.is_none() && scenario.when.holds(chat))
+    all().iter().find(|scenario| scenario.when.instead_of_echo && scenario.when.holds(chat))
 }
 
 impl When {
@@ -280,6 +284,11 @@ mod tests {
             assert_eq!(*file, format!("{}.json", scenario.name));
             assert!(scenario.when.marker.as_ref().is_none_or(|marker| *marker == scenario.name));
             assert!(!scenario.about.is_empty());
+            let text = match &scenario.answer {
+                Answer::Completion(different) => different.text.as_ref(),
+                _ => None,
+            };
+            assert!(!scenario.when.instead_of_echo || text.is_some(), "{file} says nothing");
             assert!(names.insert(scenario.name));
         }
     }

@@ -16,6 +16,8 @@ const BUDGET: usize = 20_000;
 /// Items made for `minItems`, and characters for `minLength`, at most.
 const MOST_ITEMS: u64 = 256;
 const MOST_CHARS: u64 = 4_096;
+/// Choices of an `enum` that are looked at.
+const MOST_CHOICES: usize = 1_000;
 /// A text taken from the prompt where nothing better fits.
 const PROMPT_CHARS: usize = 400;
 
@@ -23,6 +25,30 @@ const PROMPT_CHARS: usize = 400;
 pub(super) fn fill(schema: &Value, facts: &mut Facts) -> Value {
     let mut filler = Filler { root: schema, facts, open: Vec::new(), budget: BUDGET };
     filler.value(schema, "", 0)
+}
+
+/// Whether a prompt lacks what a call needs and nobody should make up: a file, an address, a text to be written there.
+pub(super) fn lacks_facts(schema: &Value, facts: &Facts) -> bool {
+    let properties = schema.get("properties").and_then(Value::as_object);
+    let wanted: Vec<Wanted> = required(schema)
+        .filter_map(|name| {
+            let property = properties?.get(name)?;
+            if property.get("default").is_some() || property.get("enum").is_some() {
+                return None;
+            }
+            let format = property.get("format").and_then(Value::as_str).unwrap_or_default();
+            Some(Wanted::named(format, name))
+        })
+        .collect();
+    let has_path = facts.has(Kind::Path) || facts.has(Kind::Quoted);
+    let writes = wanted.contains(&Wanted::Path) && wanted.contains(&Wanted::Text);
+    wanted.iter().any(|wanted| match wanted {
+        Wanted::Email | Wanted::Url => wanted.fact().is_some_and(|kind| !facts.has(kind)),
+        Wanted::Path => !has_path,
+        // What goes into a file is never guessed: there may be something in it already.
+        Wanted::Text => writes && !facts.has(Kind::Quoted),
+        _ => false,
+    })
 }
 
 /// How many numbers the required part of a schema asks for.
@@ -127,7 +153,7 @@ impl<'s> Merged<'s> {
 
     fn choices(&self) -> Option<&'s [Value]> {
         let choices = self.get("enum")?.as_array()?;
-        (!choices.is_empty()).then_some(choices)
+        (!choices.is_empty()).then(|| &choices[..choices.len().min(MOST_CHOICES)])
     }
 }
 
@@ -191,7 +217,9 @@ impl<'s> Filler<'s, '_> {
             }
         }
         for choice in ["anyOf", "oneOf"] {
-            if let Some(branches) = fields.get(choice).and_then(Value::as_array) {
+            if let Some(branches) = fields.get(choice).and_then(Value::as_array)
+                && self.spend(branches.len())
+            {
                 into.nullable |= branches.iter().any(is_null);
                 if let Some(branch) = self.choose(branches) {
                     self.merge(branch, into, depth + 1);
@@ -402,7 +430,7 @@ impl<'s> Filler<'s, '_> {
             Wanted::Url => facts.take(Kind::Url).unwrap_or_else(|| otherwise("https://example.com/")),
             Wanted::Fixed(text) => otherwise(text),
             Wanted::Path => {
-                facts.take(Kind::Path).or_else(|| facts.take(Kind::Quoted)).unwrap_or_else(|| otherwise("README.md"))
+                facts.take(Kind::Path).or_else(|| facts.take(Kind::Quoted)).unwrap_or_else(|| otherwise("example.txt"))
             }
             Wanted::Folder => facts.take(Kind::Path).unwrap_or_else(|| otherwise(".")),
             Wanted::PlaceFrom => facts
@@ -455,7 +483,12 @@ enum Wanted {
 
 impl Wanted {
     fn of(schema: &Merged<'_>, name: &str) -> Self {
-        match schema.get("format").and_then(Value::as_str).unwrap_or_default() {
+        let format = schema.get("format").and_then(Value::as_str).unwrap_or_default();
+        Self::named(format, name)
+    }
+
+    fn named(format: &str, name: &str) -> Self {
+        match format {
             "date" => return Self::Date,
             "date-time" => return Self::DateTime,
             "time" => return Self::Time,
@@ -650,6 +683,7 @@ fn arithmetic(text: &str) -> Option<String> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -821,6 +855,101 @@ pub(super) mod tests {
         let shell = json!({"type": "object", "properties": {"cmd": {"type": "string"}}, "required": ["cmd"]});
         assert_eq!(filled(&shell, "Run `uname -a` for me"), json!({"cmd": "uname -a"}));
         assert_eq!(filled(&shell, "Delete everything"), json!({"cmd": "ls"}));
+    }
+
+    #[test]
+    fn files_are_not_made_up() {
+        let write = json!({"type": "object", "properties": {"path": {"type": "string"}, "content": {"type": "string"}},
+            "required": ["path", "content"]});
+        let lacks = |prompt| lacks_facts(&write, &Facts::read(prompt));
+        assert!(lacks("Write a story"));
+        assert!(lacks("Write a summary of README.md"));
+        assert!(!lacks("Write \"hello\" to notes.txt"));
+    }
+
+    fn any_schema() -> impl Strategy<Value = Value> {
+        let keyword = prop::sample::select(vec![
+            "type",
+            "properties",
+            "required",
+            "items",
+            "prefixItems",
+            "enum",
+            "const",
+            "anyOf",
+            "oneOf",
+            "allOf",
+            "$ref",
+            "$defs",
+            "minimum",
+            "maximum",
+            "exclusiveMinimum",
+            "exclusiveMaximum",
+            "multipleOf",
+            "minItems",
+            "maxItems",
+            "minLength",
+            "maxLength",
+            "pattern",
+            "format",
+            "default",
+            "additionalProperties",
+            "nullable",
+        ]);
+        let text = prop::sample::select(vec![
+            "string",
+            "integer",
+            "number",
+            "array",
+            "object",
+            "null",
+            "boolean",
+            "#",
+            "#/properties/type",
+            "#/$defs",
+            "#/items",
+            "date",
+            "^[a-z]{3}$",
+            "((a*)*)*",
+            "path",
+        ]);
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (-5.0..5.0).prop_map(Value::from),
+            text.prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 60, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(keyword.clone(), inner, 0..6)
+                    .prop_map(|fields| fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn no_schema_and_no_prompt_panics(schema in any_schema(), prompt in "(?s).{0,60}") {
+            lacks_facts(&schema, &Facts::read(&prompt));
+            numbers_required(&schema);
+            filled(&schema, &prompt);
+        }
+
+        #[test]
+        fn no_text_panics(text in "[-a-zA-Z0-9 .,'\"`“”/@:+*?(){}\\[\\]|\\\\^$é世🎉\n]{0,60}") {
+            let mut facts = Facts::read(&text);
+            facts.learn(&text);
+            arithmetic(&text);
+            words(&text);
+            if let Some(pattern) = Pattern::parse(&text) {
+                pattern.matches(&text);
+                pattern.example();
+            }
+        }
     }
 
     #[test]

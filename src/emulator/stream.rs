@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::body::Step;
-use super::reply::{Choice, Extra, Google, Message, Reply, ToolCall, json};
+use super::reply::{Choice, Extra, Function, Google, Message, Reply, ToolCall, json};
 use super::scenarios::{CallIndex, LineEnding, StreamQuirks, UsagePlace};
 use super::tokens;
 
@@ -43,16 +43,13 @@ impl Stream {
         if let Some(text) = &reply.text {
             deltas.extend(tokens::split(text).map(|token| Delta::Text(token.to_owned())));
         }
-        if !reply.calls.is_empty() {
-            let mut calls = reply.calls.clone();
-            for (at, call) in calls.iter_mut().enumerate() {
-                call.index = match quirks.call_index {
-                    CallIndex::Present => Some(at),
-                    CallIndex::Absent => None,
-                    CallIndex::Zero => Some(0),
-                };
+        if quirks.fragments {
+            for (at, call) in reply.calls.iter().enumerate() {
+                deltas.extend(fragments(call, at, quirks.call_index).map(|fragment| Delta::Calls(vec![fragment])));
             }
-            deltas.push(Delta::Calls(calls));
+        } else if !reply.calls.is_empty() {
+            let calls = reply.calls.iter().enumerate();
+            deltas.push(Delta::Calls(calls.map(|(at, call)| indexed(call.clone(), at, quirks.call_index)).collect()));
         }
         if deltas.is_empty() || quirks.usage == UsagePlace::LastChunkApart {
             deltas.push(Delta::End);
@@ -145,6 +142,29 @@ impl Stream {
     }
 }
 
+fn indexed(mut call: ToolCall, at: usize, index: CallIndex) -> ToolCall {
+    call.index = match index {
+        CallIndex::Present => Some(at),
+        CallIndex::Absent => None,
+        CallIndex::Zero => Some(0),
+    };
+    call
+}
+
+/// A call as Google streams its arguments: id, name and type are in every fragment, and the opening one has the index
+/// of its neighbour.
+fn fragments(call: &ToolCall, at: usize, index: CallIndex) -> impl Iterator<Item = ToolCall> {
+    let with = |arguments: &str, extra_content| ToolCall {
+        extra_content,
+        function: Function { arguments: arguments.to_owned(), name: call.function.name.clone() },
+        ..call.clone()
+    };
+    let opening = indexed(with("", call.extra_content.clone()), at ^ 1, index);
+    let rest: Vec<ToolCall> =
+        tokens::split(&call.function.arguments).map(|fragment| indexed(with(fragment, None), at, index)).collect();
+    std::iter::once(opening).chain(rest)
+}
+
 impl Iterator for Stream {
     type Item = Step;
 
@@ -159,7 +179,7 @@ impl Iterator for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emulator::reply::{Function, Usage};
+    use crate::emulator::reply::Usage;
 
     fn reply(text: Option<&str>, calls: usize) -> Reply {
         let call = ToolCall {
@@ -214,6 +234,20 @@ mod tests {
             r#""delta":{"role":"assistant","tool_calls":[{"function":{"arguments":"{}","name":"f"},"id":"1","index":0,"type":"function"},{"function":{"arguments":"{}","name":"f"},"id":"1","index":1,"type":"function"}]}"#
         ));
         assert_eq!(stream.matches("data: ").count(), 2);
+    }
+
+    #[test]
+    fn arguments_come_in_fragments_where_asked_for() {
+        let quirks = StreamQuirks { fragments: true, ..StreamQuirks::default() };
+        let stream = sent(reply(None, 2), quirks);
+        let parts: Vec<(&str, &str)> = stream
+            .split(r#""arguments":""#)
+            .skip(1)
+            .map(|part| (part.split('"').next().unwrap(), part.split(r#""index":"#).nth(1).unwrap().get(..1).unwrap()))
+            .collect();
+        assert_eq!(parts, [("", "1"), ("{", "0"), ("}", "0"), ("", "0"), ("{", "1"), ("}", "1")]);
+        assert_eq!(stream.matches(r#""id":"1""#).count(), 6);
+        assert_eq!(stream.matches("finish_reason").count(), 1);
     }
 
     #[test]

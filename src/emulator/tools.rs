@@ -31,12 +31,16 @@ const EMPTY_WORDS: [&str; 62] = [
 ];
 
 /// Words that mean the same; a function's name and a prompt seldom choose the same one.
-const SYNONYMS: [&[&str]; 6] = [
+const SYNONYMS: [&[&str]; 10] = [
     &["add", "adds", "adding", "addition", "plus", "sum", "sums", "total", "+"],
     &["subtract", "subtraction", "minus", "less", "difference", "-"],
     &["multiply", "multiplied", "multiplication", "times", "product", "*", "×"],
     &["divide", "divided", "division", "quotient", "/", "÷"],
     &["calculate", "calculator", "compute", "evaluate", "math", "arithmetic"],
+    &["run", "running", "execute", "exec", "shell", "bash", "terminal"],
+    &["write", "create", "save"],
+    &["read", "open", "show", "print"],
+    &["search", "find", "lookup", "grep"],
     &["weather", "temperature", "forecast", "rain", "sunny"],
 ];
 
@@ -56,6 +60,9 @@ pub(super) fn choose<'a>(chat: &'a Chat, prompt: &str) -> Option<&'a Tool> {
     let words = meanings(facts.text(), usize::MAX);
     let mut best: Option<(usize, &Tool)> = None;
     for tool in &chat.tools {
+        if !must && schema::lacks_facts(&tool.parameters, &facts) {
+            continue;
+        }
         let points = points(tool, &words, &facts);
         // The first of equals.
         if best.is_none_or(|(most, _)| points > most) {
@@ -246,7 +253,9 @@ mod tests {
         assert_eq!(auto("Is it sunny in Paris?").as_deref(), Some("get_weather"));
         assert_eq!(auto("Read src/main.rs").as_deref(), Some("read"));
         assert_eq!(auto("Please ping it").as_deref(), Some("ping"));
-        for prompt in ["Say hi.", "", "Who wrote Faust?", "Describe a rainy evening in three paragraphs."] {
+        for prompt in
+            ["Read it to me", "Say hi.", "", "Who wrote Faust?", "Describe a rainy evening in three paragraphs."]
+        {
             assert_eq!(auto(prompt), None, "{prompt}");
         }
     }

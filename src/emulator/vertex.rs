@@ -88,6 +88,8 @@ pub(super) struct Chat {
     pub(super) effort: Effort,
     pub(super) include_thoughts: bool,
     pub(super) thought_tag: Option<String>,
+    /// Arguments of functions are streamed too.
+    pub(super) stream_arguments: bool,
 }
 
 /// Who speaks.
@@ -198,6 +200,10 @@ pub(super) fn read(target: Target<'_>, project: &str, body: &[u8]) -> Result<Cha
             .and_then(|thinking| thinking.get("include_thoughts"))
             .and_then(Value::as_bool)
             .unwrap_or(false),
+        stream_arguments: google
+            .and_then(|google| google.get("stream_function_call_arguments"))
+            .and_then(Value::as_bool)
+            .unwrap_or(false),
         thought_tag: google
             .and_then(|google| google.get("thought_tag_marker"))
             .and_then(Value::as_str)
@@ -227,12 +233,11 @@ pub(super) fn read(target: Target<'_>, project: &str, body: &[u8]) -> Result<Cha
 
 /// Google's parser points at the place; ours does the same, a little more roughly.
 fn not_json(body: &[u8], error: &serde_json::Error) -> Refusal {
-    let text = String::from_utf8_lossy(body);
-    let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
-    let column = error.column().saturating_sub(1);
-    let before: String = line.chars().take(column).collect::<Vec<_>>().into_iter().rev().take(30).collect();
-    let before: String = before.chars().rev().collect();
-    let after: String = line.chars().skip(column).take(30).collect();
+    const SHOWN_BYTES: usize = 30;
+    let line = body.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let column = error.column().saturating_sub(1).min(line.len());
+    let before = String::from_utf8_lossy(&line[column.saturating_sub(SHOWN_BYTES)..column]);
+    let after = String::from_utf8_lossy(&line[column..line.len().min(column + SHOWN_BYTES)]);
     let problem = if error.is_eof() { "Unexpected end of string." } else { "Unexpected token." };
     let caret = " ".repeat(before.chars().count());
     Refusal::invalid(format!("Invalid JSON payload received. {problem}\n{before}{after}\n{caret}^"))
@@ -483,6 +488,7 @@ pub(super) fn current_turn(messages: &[Message]) -> usize {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -620,6 +626,18 @@ pub(super) mod tests {
         let next = json!({"role": "user", "content": "Thanks"});
         over["messages"].as_array_mut().unwrap().push(next);
         assert!(chat(over).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(body in prop::collection::vec(any::<u8>(), 0..80), cut in 0..400_usize) {
+            let _ = read(TARGET, "p", &body);
+            let whole = history("google/gemini-3.1-pro-preview", json!([call(Some("é"))]), 1).to_string();
+            let mut bytes = whole.into_bytes();
+            bytes.truncate(cut);
+            bytes.extend(body);
+            let _ = read(TARGET, "p", &bytes);
+        }
     }
 
     #[test]
