@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -31,9 +31,13 @@ struct Answer {
 
 impl Emulator {
     async fn start() -> Self {
+        Self::start_with(Duration::ZERO).await
+    }
+
+    async fn start_with(pace: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let settings = ai_proxy::emulator::Settings { project: "demo".to_owned(), pace: Duration::ZERO };
+        let settings = ai_proxy::emulator::Settings { project: "demo".to_owned(), pace };
         let server = tokio::spawn(ai_proxy::emulator::serve(listener, settings));
         let mut emulator = Self { address, token: String::new(), server };
         emulator.token = emulator.fetch_token().await["access_token"].as_str().unwrap().to_owned();
@@ -161,6 +165,16 @@ async fn a_stream_has_vertex_framing() {
     assert_eq!(text, "Hi there! How can I help you today?");
     let chunk: Value = serde_json::from_str(events[last]).unwrap();
     assert_eq!(chunk["usage"], emulator.say("Say hi.", false).await.json()["usage"]);
+}
+
+#[tokio::test]
+async fn a_stream_is_paced() {
+    let pace = Duration::from_millis(10);
+    let emulator = Emulator::start_with(pace).await;
+    let started = Instant::now();
+    let answer = emulator.say("Say hi.", true).await;
+    let chunks = u32::try_from(answer.events().len() - 1).unwrap();
+    assert!(started.elapsed() >= pace * (chunks - 1));
 }
 
 fn sum_request(messages: Value, stream: bool) -> Value {
@@ -301,6 +315,31 @@ async fn the_metadata_server_answers_its_own() {
     assert_eq!(emulator.send("GET", universe, flavor, "").await.body, "googleapis.com");
     assert_eq!(emulator.send("GET", universe, "", "").await.status, 403);
     assert_eq!(emulator.send("GET", "/computeMetadata/v1/other", flavor, "").await.status, 404);
+}
+
+#[tokio::test]
+async fn googles_own_library_gets_a_token_that_is_accepted() {
+    // The library's HTTP client wants one, even for plain HTTP.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let emulator = Emulator::start().await;
+    let credentials = google_cloud_auth::credentials::mds::Builder::default()
+        .with_endpoint(format!("http://{}", emulator.address))
+        .build_access_token_credentials()
+        .unwrap();
+    let token = credentials.access_token().await.unwrap().token;
+    assert_eq!(token, emulator.token);
+}
+
+#[tokio::test]
+async fn what_it_serves_ends_when_it_is_dropped() {
+    let emulator = Emulator::start().await;
+    let mut stream = TcpStream::connect(emulator.address).await.unwrap();
+    let path = "/computeMetadata/v1/project/project-id";
+    assert_eq!(emulator.send("GET", path, "metadata-flavor: Google\r\n", "").await.status, 200);
+    drop(emulator);
+    // Either end of the connection will do, but it must end.
+    let mut bytes = [0; 1];
+    assert!(!matches!(stream.read(&mut bytes).await, Ok(1)));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Scenarios: what the emulator says in special cases, as data.
 //!
 //! One JSON file below `scenarios/` is one scenario: when it applies, and what is answered then. A new one is a file
-//! and its line in [`FILES`].
+//! and its line in `FILES`.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
