@@ -1,2 +1,79 @@
 //! ai-proxy: a gateway from OpenAI-style clients to Gemini on Vertex AI.
+//!
+//! The path of a request, one way only:
+//!
+//! `server` accepts → `http1` reads the head → `routes` matches and asks `keys` → `chat`: `http1` reads the body within
+//! `budget` → `body` finds the model → `models` resolves it → `body` splices → `credentials` give the bearer →
+//! `upstream` sends → `relay` (with `repair` for errors) passes the answer on → `access_log` says what happened.
+//!
+//! `config` is read once, before all that; `command` holds what `main` can run.
+
+pub mod access_log;
+pub mod body;
+pub mod budget;
+pub mod chat;
+pub mod command;
+pub mod config;
+pub mod credentials;
 pub mod emulator;
+pub mod error;
+pub mod http1;
+pub mod keys;
+pub mod log;
+pub mod metadata;
+pub mod models;
+pub mod pages;
+pub mod relay;
+pub mod repair;
+pub mod routes;
+pub mod server;
+pub mod upstream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything that requests share: built once, never changed.
+pub struct App {
+    log: log::Log,
+    project: Arc<str>,
+    /// The random half of every request id.
+    process: u64,
+    keys: keys::Keys,
+    models: models::Models,
+    cors: config::AllowedOrigins,
+    vertex: upstream::Vertex,
+    budget: Arc<budget::BodyBudget>,
+    max_body_bytes: usize,
+    repair_errors: bool,
+    shutdown_grace: Duration,
+    pages: pages::Pages,
+}
+
+impl App {
+    /// Builds what requests share and starts fetching a bearer.
+    ///
+    /// # Errors
+    /// When there are no certificates for upstream or no random bytes.
+    fn new(config: config::Config, project: &str, log: log::Log) -> Result<Self, String> {
+        let models = models::Models::new(&config.models, &config.location);
+        let credentials =
+            credentials::Credentials::start(config.credentials.clone(), &config.metadata_host, log.clone());
+        let vertex = upstream::Vertex::new(&config, project, &models, credentials)?;
+        let mut random = [0; 8];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| "the system gives no random bytes".to_owned())?;
+        Ok(Self {
+            log,
+            project: project.into(),
+            process: u64::from_ne_bytes(random),
+            vertex,
+            budget: config.body_budget_bytes.map_or_else(budget::BodyBudget::of_machine, budget::BodyBudget::new),
+            pages: pages::Pages::render(&models, &config.location),
+            models,
+            keys: config.keys,
+            cors: config.cors,
+            max_body_bytes: config.max_body_bytes,
+            repair_errors: config.repair_errors,
+            shutdown_grace: config.shutdown_grace,
+        })
+    }
+}

@@ -1,0 +1,406 @@
+//! One line for each request, written when its last byte is gone.
+//!
+//! Each step on a request's path notes what it learns in the [`Record`]; dropping it writes the line, so that a
+//! request which ends in an unforeseen way is logged too. Nothing that a client wrote stands in a line: routes and
+//! aliases are the gateway's own words, key ids those of its owner.
+
+use crate::http1::Head;
+use crate::log::{Log, Severity, Style, append_json, clock};
+use serde::{Serialize, Serializer};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The whole answer was handed to the client's connection.
+    Completed,
+    /// The client closed its connection first.
+    ClientHungUp,
+    /// Upstream's connection broke in mid-answer.
+    UpstreamBroke,
+    /// The grace period of a stop was over.
+    CutByShutdown,
+    /// The gateway answered with an error of its own.
+    Rejected,
+    /// An event stream ended cleanly but without `[DONE]`.
+    EndedWithoutDone,
+}
+
+/// 32 hexadecimal digits: 16 random ones of the process, 16 that count.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestId([u8; 32]);
+
+impl RequestId {
+    /// The next id. `process` is random once.
+    #[must_use]
+    pub fn next(process: u64) -> Self {
+        static COUNTER: AtomicU64 = AtomicU64::new(1);
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let mut text = [0; 32];
+        let (first, second) = text.split_at_mut(16);
+        hexadecimal(process, first);
+        hexadecimal(count, second);
+        Self(text)
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+fn hexadecimal(mut number: u64, out: &mut [u8]) {
+    for digit in out.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 15) as usize];
+        number >>= 4;
+    }
+}
+
+/// What is known of one request so far.
+#[derive(Debug)]
+pub struct Record {
+    log: Log,
+    project: Arc<str>,
+    started: Instant,
+    /// The id that the client gets as `x-request-id`.
+    pub id: RequestId,
+    /// The method, in the gateway's words.
+    pub method: &'static str,
+    /// The route, in the gateway's words.
+    pub route: &'static str,
+    /// The protocol of the client's connection.
+    pub protocol: &'static str,
+    trace: Option<Trace>,
+    /// Which key was used.
+    pub key_id: Option<Arc<str>>,
+    /// Which alias was asked for.
+    pub alias: Option<Arc<str>>,
+    /// Whether the client asked for a stream.
+    pub stream: Option<bool>,
+    /// The status sent to the client.
+    pub status: Option<u16>,
+    /// The status of upstream's last answer.
+    pub upstream_status: Option<u16>,
+    /// When the first byte of the answer's body went out, from the start.
+    pub first_byte: Option<Duration>,
+    /// Bytes of the client's body.
+    pub request_bytes: u64,
+    /// Bytes of the answer's body that were handed to the client's connection.
+    pub response_bytes: u64,
+    /// Time that the gateway itself took until the answer's head was ready.
+    pub overhead: Option<Duration>,
+    /// What went wrong in the gateway or behind it: code and cause.
+    pub error: Option<String>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+}
+
+impl Record {
+    /// Starts a record as soon as a head has come.
+    #[must_use]
+    pub fn start(log: Log, project: Arc<str>, id: RequestId) -> Self {
+        Self {
+            log,
+            project,
+            started: Instant::now(),
+            id,
+            method: "OTHER",
+            route: "unmatched",
+            protocol: "HTTP/1.1",
+            trace: None,
+            key_id: None,
+            alias: None,
+            stream: None,
+            status: None,
+            upstream_status: None,
+            first_byte: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            overhead: None,
+            error: None,
+            outcome: None,
+        }
+    }
+
+    /// Notes what the head tells.
+    pub fn note_head(&mut self, head: &Head) {
+        self.method = head.method.as_str();
+        self.protocol = if head.http11 { "HTTP/1.1" } else { "HTTP/1.0" };
+        self.trace = Trace::find(head);
+    }
+
+    /// Since the head came.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn severity(&self) -> Severity {
+        match (self.status, self.outcome) {
+            (Some(500..), _) => Severity::Error,
+            (Some(400..), _) => Severity::Warning,
+            (_, Some(Outcome::Completed | Outcome::EndedWithoutDone)) => Severity::Info,
+            _ => Severity::Warning,
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let duration = self.elapsed();
+        // Only a task that was dropped or panicked has no outcome: the client sees its connection close.
+        let outcome = self.outcome.unwrap_or(Outcome::CutByShutdown);
+        self.log.line(|lines| match self.log.style() {
+            Style::Json => append_json(lines, &Line::new(self, outcome, duration)),
+            Style::Human => append_human(lines, self, outcome, duration),
+        });
+    }
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    severity: Severity,
+    message: Message<'a>,
+    time: jiff::Timestamp,
+    #[serde(rename = "httpRequest")]
+    http_request: HttpRequest<'a>,
+    #[serde(rename = "logging.googleapis.com/trace", skip_serializing_if = "Option::is_none")]
+    trace: Option<TraceName<'a>>,
+    #[serde(rename = "logging.googleapis.com/spanId", skip_serializing_if = "Option::is_none")]
+    span: Option<&'a str>,
+    request_id: &'a str,
+    key_id: Option<&'a str>,
+    alias: Option<&'a str>,
+    stream: Option<bool>,
+    status: Option<u16>,
+    upstream_status: Option<u16>,
+    ttfb_ms: Option<Milliseconds>,
+    duration_ms: Milliseconds,
+    request_bytes: u64,
+    response_bytes: u64,
+    overhead_ms: Option<Milliseconds>,
+    error: Option<&'a str>,
+    outcome: Outcome,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct HttpRequest<'a> {
+    request_method: &'a str,
+    request_url: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    request_size: Decimal,
+    response_size: Decimal,
+    latency: Latency,
+    protocol: &'a str,
+}
+
+impl<'a> Line<'a> {
+    fn new(record: &'a Record, outcome: Outcome, duration: Duration) -> Self {
+        Self {
+            severity: record.severity(),
+            message: Message(record),
+            time: jiff::Timestamp::now(),
+            http_request: HttpRequest {
+                request_method: record.method,
+                request_url: record.route,
+                status: record.status,
+                request_size: Decimal(record.request_bytes),
+                response_size: Decimal(record.response_bytes),
+                latency: Latency(duration),
+                protocol: record.protocol,
+            },
+            trace: record.trace.as_ref().map(|trace| TraceName { project: &record.project, trace }),
+            span: record.trace.as_ref().and_then(Trace::span),
+            request_id: record.id.as_str(),
+            key_id: record.key_id.as_deref(),
+            alias: record.alias.as_deref(),
+            stream: record.stream,
+            status: record.status,
+            upstream_status: record.upstream_status,
+            ttfb_ms: record.first_byte.map(Milliseconds),
+            duration_ms: Milliseconds(duration),
+            request_bytes: record.request_bytes,
+            response_bytes: record.response_bytes,
+            overhead_ms: record.overhead.map(Milliseconds),
+            error: record.error.as_deref(),
+            outcome,
+        }
+    }
+}
+
+/// Method, route and status.
+struct Message<'a>(&'a Record);
+
+impl Serialize for Message<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Record { method, route, status, .. } = self.0;
+        match status {
+            Some(status) => serializer.collect_str(&format_args!("{method} {route} {status}")),
+            None => serializer.collect_str(&format_args!("{method} {route} unanswered")),
+        }
+    }
+}
+
+/// Milliseconds with three decimals.
+struct Milliseconds(Duration);
+
+impl Serialize for Milliseconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let microseconds = self.0.as_micros().min(1 << 52) as f64;
+        serializer.serialize_f64(microseconds / 1000.0)
+    }
+}
+
+/// Cloud Logging writes 64-bit numbers as strings.
+struct Decimal(u64);
+
+impl Serialize for Decimal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// Seconds, as Cloud Logging writes durations.
+struct Latency(Duration);
+
+impl Serialize for Latency {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}.{:06}s", self.0.as_secs(), self.0.subsec_micros()))
+    }
+}
+
+struct TraceName<'a> {
+    project: &'a str,
+    trace: &'a Trace,
+}
+
+impl Serialize for TraceName<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("projects/{}/traces/{}", self.project, text(&self.trace.id)))
+    }
+}
+
+/// A trace that a front end started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Trace {
+    id: [u8; 32],
+    span: Option<[u8; 16]>,
+}
+
+impl Trace {
+    fn find(head: &Head) -> Option<Self> {
+        head.value("traceparent")
+            .and_then(Self::from_traceparent)
+            .or_else(|| head.value("x-cloud-trace-context").and_then(Self::from_cloud_trace))
+    }
+
+    /// `VERSION-TRACE-SPAN-FLAGS` (W3C Trace Context).
+    fn from_traceparent(value: &[u8]) -> Option<Self> {
+        let mut parts = value.split(|byte| *byte == b'-');
+        let version: [u8; 2] = hex_digits(parts.next()?)?;
+        let id = hex_digits(parts.next()?)?;
+        let span = hex_digits(parts.next()?)?;
+        let known = &version != b"ff" && (version != *b"00" || parts.clone().count() == 1);
+        (known && !all_zero(&id) && !all_zero(&span)).then_some(Self { id, span: Some(span) })
+    }
+
+    /// `TRACE/SPAN;o=OPTIONS`, the span in decimal.
+    fn from_cloud_trace(value: &[u8]) -> Option<Self> {
+        let mut parts = value.splitn(2, |byte| *byte == b'/');
+        let id = hex_digits(parts.next()?)?;
+        let span = parts.next().and_then(|rest| {
+            let decimal = rest.split(|byte| *byte == b';').next()?;
+            let number: u64 = std::str::from_utf8(decimal).ok()?.parse().ok()?;
+            let mut span = [0; 16];
+            hexadecimal(number, &mut span);
+            Some(span)
+        });
+        (!all_zero(&id)).then_some(Self { id, span })
+    }
+
+    fn span(&self) -> Option<&str> {
+        self.span.as_ref().map(|span| text(span))
+    }
+}
+
+/// Exactly N hexadecimal digits, in lower case.
+fn hex_digits<const N: usize>(value: &[u8]) -> Option<[u8; N]> {
+    let digits: [u8; N] = value.try_into().ok()?;
+    digits.iter().all(u8::is_ascii_hexdigit).then(|| digits.map(|digit| digit.to_ascii_lowercase()))
+}
+
+fn all_zero(digits: &[u8]) -> bool {
+    digits.iter().all(|digit| *digit == b'0')
+}
+
+fn text(digits: &[u8]) -> &str {
+    std::str::from_utf8(digits).unwrap_or_default()
+}
+
+fn append_human(lines: &mut Vec<u8>, record: &Record, outcome: Outcome, duration: Duration) {
+    let _ = write!(lines, "{} ", clock(jiff::Timestamp::now()));
+    let _ = match record.status {
+        Some(status) => write!(lines, "{status}"),
+        None => write!(lines, "---"),
+    };
+    let _ = write!(lines, " {} {}", record.method, record.route);
+    for (name, value) in [("alias", &record.alias), ("key", &record.key_id)] {
+        if let Some(value) = value {
+            let _ = write!(lines, " {name}={value}");
+        }
+    }
+    if let Some(first_byte) = record.first_byte {
+        let _ = write!(lines, " ttfb={first_byte:.1?}");
+    }
+    let _ = write!(lines, " total={duration:.1?} {}B", record.response_bytes);
+    match outcome {
+        Outcome::Completed | Outcome::Rejected => {}
+        other => {
+            let _ = write!(lines, " {other:?}");
+        }
+    }
+    if let Some(error) = &record.error {
+        let _ = write!(lines, " ({error})");
+    }
+    lines.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_are_taken_only_when_well_formed() {
+        let id = "0af7651916cd43dd8448eb211c80319c";
+        let parent = Trace::from_traceparent(format!("00-{id}-b7ad6b7169203331-01").as_bytes()).unwrap();
+        assert_eq!((text(&parent.id), parent.span()), (id, Some("b7ad6b7169203331")));
+        let cloud = Trace::from_cloud_trace(format!("{}/255;o=1", id.to_uppercase()).as_bytes()).unwrap();
+        assert_eq!((text(&cloud.id), cloud.span()), (id, Some("00000000000000ff")));
+        assert_eq!(Trace::from_cloud_trace(id.as_bytes()).unwrap().span(), None);
+        for bad in ["", "xyz/1", "0af7651916cd43dd8448eb211c80319\"/1;o=1", "00000000000000000000000000000000/1"] {
+            assert!(Trace::from_cloud_trace(bad.as_bytes()).is_none(), "{bad}");
+        }
+        for bad in [
+            format!("00-{id}-b7ad6b7169203331"),
+            format!("ff-{id}-b7ad6b7169203331-01"),
+            format!("00-{id}-0000000000000000-01"),
+        ] {
+            assert!(Trace::from_traceparent(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn request_ids_are_distinct() {
+        let (one, two) = (RequestId::next(7), RequestId::next(7));
+        assert_ne!(one.as_str(), two.as_str());
+        assert_eq!(one.as_str().len(), 32);
+        assert!(one.as_str().starts_with("0000000000000007"));
+    }
+}

@@ -1,0 +1,315 @@
+//! The one place where a request's body is looked into: it must be a JSON object, and the bytes of its `model` value
+//! are replaced. Everything else goes upstream as it came.
+
+use crate::error::ApiError;
+use bytes::{Bytes, BytesMut};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+/// Bodies up to this many bytes are copied into one piece: cheaper than three pieces on their way to the wire.
+const COPIED_BODY_BYTES: usize = 16 * 1024;
+
+/// What the gateway needs to know of a body.
+#[derive(Debug)]
+pub struct Parsed<'a> {
+    /// The client's name for the model, escapes resolved.
+    pub model: Cow<'a, str>,
+    /// Where the JSON string of the model stands, quotes included.
+    pub model_span: Range<usize>,
+    /// Whether a stream is asked for.
+    pub stream: bool,
+}
+
+/// Judges a body by RFC 8259 and finds `model`. `aliases` is for the error message.
+///
+/// # Errors
+/// 400 when it is not one JSON object, or when `model` is missing, given twice or not a string.
+pub fn parse<'a>(body: &'a [u8], aliases: &str) -> Result<Parsed<'a>, ApiError> {
+    // serde_json does not look at the encoding of strings that it skips.
+    let text = std::str::from_utf8(body)
+        .map_err(|error| ApiError::InvalidJson(format!("invalid UTF-8 at byte {}", error.valid_up_to())))?;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let found = deserializer.deserialize_map(FieldsVisitor).and_then(|found| deserializer.end().map(|()| found));
+    let fields = found.map_err(|error| {
+        ApiError::InvalidJson(format!("{} at line {}, column {}", what_is_wrong(&error), error.line(), error.column()))
+    })?;
+    if fields.model_is_repeated {
+        return Err(ApiError::DuplicateModel);
+    }
+    let raw = fields.model.ok_or_else(|| ApiError::MissingModel(aliases.to_owned()))?.get();
+    if !raw.starts_with('"') {
+        return Err(ApiError::InvalidModel);
+    }
+    // A lone surrogate is allowed by the grammar, but names no alias.
+    let model = decoded(raw).ok_or_else(|| ApiError::ModelNotFound { aliases: aliases.to_owned(), status: 400 })?;
+    let start = raw.as_ptr() as usize - text.as_ptr() as usize;
+    Ok(Parsed { model, model_span: start..start + raw.len(), stream: fields.stream })
+}
+
+/// The text of a JSON string; borrowed where it has no escapes.
+fn decoded(raw: &str) -> Option<Cow<'_, str>> {
+    if raw.contains('\\') {
+        serde_json::from_str(raw).ok().map(Cow::Owned)
+    } else {
+        raw.strip_prefix('"')?.strip_suffix('"').map(Cow::Borrowed)
+    }
+}
+
+/// The kind of mistake, without the message of serde, which could quote the body.
+fn what_is_wrong(error: &serde_json::Error) -> &'static str {
+    use serde_json::error::Category;
+    match error.classify() {
+        Category::Eof => "it ends too early",
+        Category::Data => "not an object",
+        Category::Syntax | Category::Io => "a syntax error",
+    }
+}
+
+/// The body with another model, in the pieces that go to the wire.
+#[must_use]
+pub fn splice(body: &Bytes, span: Range<usize>, quoted_id: &Bytes) -> [Bytes; 3] {
+    let (before, after) = (&body[..span.start], &body[span.end..]);
+    let total = before.len() + quoted_id.len() + after.len();
+    if total <= COPIED_BODY_BYTES {
+        let mut joined = BytesMut::with_capacity(total);
+        joined.extend_from_slice(before);
+        joined.extend_from_slice(quoted_id);
+        joined.extend_from_slice(after);
+        return [joined.freeze(), Bytes::new(), Bytes::new()];
+    }
+    [body.slice(..span.start), quoted_id.clone(), body.slice(span.end..)]
+}
+
+#[derive(Default)]
+struct Fields<'a> {
+    model: Option<&'a RawValue>,
+    model_is_repeated: bool,
+    stream: bool,
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(name) = map.next_key_seed(NameSeed)? {
+            match name {
+                Name::Model => {
+                    let value = map.next_value()?;
+                    fields.model_is_repeated |= fields.model.replace(value).is_some();
+                }
+                Name::Stream => fields.stream = map.next_value::<&RawValue>()?.get() == "true",
+                Name::Other => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(fields)
+    }
+}
+
+/// The names that matter.
+enum Name {
+    Model,
+    Stream,
+    Other,
+}
+
+/// Decodes a key as bytes: as a string, a lone surrogate in it would be an error, which the grammar does not ask for.
+struct NameSeed;
+
+impl<'de> DeserializeSeed<'de> for NameSeed {
+    type Value = Name;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Name, D::Error> {
+        deserializer.deserialize_bytes(self)
+    }
+}
+
+impl Visitor<'_> for NameSeed {
+    type Value = Name;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_bytes<E: serde::de::Error>(self, name: &[u8]) -> Result<Name, E> {
+        Ok(match name {
+            b"model" => Name::Model,
+            b"stream" => Name::Stream,
+            _ => Name::Other,
+        })
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Name, E> {
+        self.visit_bytes(name.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn model(body: &str) -> Result<String, &'static str> {
+        match parse(body.as_bytes(), "flash") {
+            Ok(parsed) => Ok(parsed.model.into_owned()),
+            Err(error) => Err(error.status_and_code().1),
+        }
+    }
+
+    fn spliced(body: &str) -> String {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let span = parse(&body, "").unwrap().model_span;
+        let pieces = splice(&body, span, &Bytes::from_static(b"\"google/x\""));
+        String::from_utf8(pieces.concat()).unwrap()
+    }
+
+    #[test]
+    fn only_the_models_bytes_change() {
+        assert_eq!(spliced(r#"{"model":"flash"}"#), r#"{"model":"google/x"}"#);
+        assert_eq!(
+            spliced(
+                "\r\n{ \"a\" : [1e-7, 1.0,\"\\u00e9\\/\"],\t\"mod\\u0065l\" : \"fl\\u0061sh\" , \"model \":1, \"b\":{\"model\":\"flash\"}}\n"
+            ),
+            "\r\n{ \"a\" : [1e-7, 1.0,\"\\u00e9\\/\"],\t\"mod\\u0065l\" : \"google/x\" , \"model \":1, \"b\":{\"model\":\"flash\"}}\n"
+        );
+        let long = format!(r#"{{"model":"flash","x":"{}"}}"#, "y".repeat(COPIED_BODY_BYTES));
+        assert_eq!(spliced(&long), long.replacen("flash", "google/x", 1));
+    }
+
+    #[test]
+    fn models_that_cannot_be_told_are_refused() {
+        assert_eq!(model(r#"{"model":"fl\u0061sh"}"#).unwrap(), "flash");
+        assert_eq!(model("{}"), Err("missing_model"));
+        assert_eq!(model(r#"{"model":null}"#), Err("invalid_model"));
+        assert_eq!(model(r#"{"model":["flash"]}"#), Err("invalid_model"));
+        assert_eq!(model(r#"{"model":"a","model":"a"}"#), Err("duplicate_model"));
+        assert_eq!(model(r#"{"model":"a","mod\u0065l":5}"#), Err("duplicate_model"));
+        assert_eq!(model(r#"{"model":"\ud800"}"#), Err("model_not_found"));
+        assert_eq!(model(r#"{"\ud800":1,"model":"a"}"#).unwrap(), "a");
+    }
+
+    #[test]
+    fn what_is_not_one_json_object_is_refused() {
+        for bad in [
+            "",
+            " ",
+            "null",
+            "[]",
+            r#"["model","flash"]"#,
+            "5",
+            r#""model""#,
+            "{",
+            r#"{"model":"a"}}"#,
+            r#"{"model":"a"} {}"#,
+            r#"{"model":"a","x":NaN}"#,
+            r#"{"model":"a","x":Infinity}"#,
+            r#"{"model":"a","x":01}"#,
+            r#"{"model":"a","x":1.}"#,
+            r#"{"model":"a","x":+1}"#,
+            r#"{"model":"a","x":.5}"#,
+            r#"{"model":"a","x":"\x"}"#,
+            "{\"model\":\"a\",\"x\":\"\n\"}",
+            "{\"model\":\"a\",\"x\":\"\u{0}\"}",
+            r#"{"model":"a",}"#,
+            r#"{"model":"a" "b":1}"#,
+            r#"{model:"a"}"#,
+            r#"{'model':'a'}"#,
+            r#"{"model":"a"}//"#,
+            "\u{feff}{\"model\":\"a\"}",
+            r#"{"model":"a","x":tru}"#,
+            "{\"model\":\"a\",\"x\":\"\\u12g4\"}",
+            "{\"model\":\"a\"\u{a0}}",
+            "{\"mod\u{1}el\":\"a\"}",
+        ] {
+            assert_eq!(model(bad), Err("invalid_json"), "{bad:?}");
+        }
+        let bad_bytes = b"{\"model\":\"a\",\"x\":\"\xff\"}";
+        assert_eq!(parse(bad_bytes, "").unwrap_err().status_and_code().1, "invalid_json");
+    }
+
+    #[test]
+    fn depth_is_no_limit() {
+        let depth = 1_000_000;
+        let body = format!(r#"{{"x":{}{},"model":"flash"}}"#, "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(model(&body).unwrap(), "flash");
+        assert_eq!(model(&format!(r#"{{"x":{}"#, "[".repeat(depth))), Err("invalid_json"));
+        assert_eq!(model(&format!(r#"{{"model":{}{}}}"#, "[".repeat(depth), "]".repeat(depth))), Err("invalid_model"));
+    }
+
+    #[test]
+    fn streams_are_seen() {
+        for (body, stream) in [
+            (r#"{"model":"a","stream":true}"#, true),
+            (r#"{"model":"a","stream": false}"#, false),
+            (r#"{"model":"a","stream":"true"}"#, false),
+            (r#"{"model":"a","x":{"stream":true}}"#, false),
+        ] {
+            assert_eq!(parse(body.as_bytes(), "").unwrap().stream, stream, "{body}");
+        }
+    }
+
+    /// Any JSON value, as text with odd spacing.
+    fn json() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+            "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,9})?([eE][+-]?[0-9]{1,3})?",
+            any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
+            Just("\"\\u00e9\\ud83d\\ude00\\/\\b\"".to_owned()),
+        ];
+        leaf.prop_recursive(4, 32, 5, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..5).prop_map(|items| format!("[ {}\t]", items.join(" ,\n"))),
+                proptest::collection::vec((any::<String>(), inner), 0..5).prop_map(|fields| {
+                    let fields: Vec<_> = fields
+                        .iter()
+                        .map(|(name, value)| format!("{}: {value}", serde_json::to_string(name).unwrap()))
+                        .collect();
+                    format!("{{{}}}", fields.join(", "))
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_model_is_replaced_and_nothing_else(
+            before in proptest::collection::vec((any::<String>(), json()), 0..4),
+            after in proptest::collection::vec((any::<String>(), json()), 0..4),
+        ) {
+            let field = |(name, value): &(String, String)| format!("{}:{value}", serde_json::to_string(name).unwrap());
+            let before: Vec<_> = before.iter().filter(|(name, _)| name != "model").map(field).collect();
+            let after: Vec<_> = after.iter().filter(|(name, _)| name != "model").map(field).collect();
+            let body = |model: &str| {
+                let all: Vec<_> = before.iter().cloned().chain([format!("\"model\": \"{model}\"")]).chain(after.iter().cloned()).collect();
+                format!("{{ {} }}", all.join(","))
+            };
+            prop_assert_eq!(spliced(&body("flash")), body("google/x"));
+        }
+
+        #[test]
+        fn accepts_exactly_what_serde_json_accepts(text in "[\\[\\]{}:,\"a-z0-9\\\\. \n-]{0,40}") {
+            let body = format!("{{\"model\":\"a\",\"x\":{text}}}");
+            // As a raw value, since a full parse has limits of its own on numbers and depth.
+            let reference = serde_json::from_str::<std::collections::HashMap<String, Box<RawValue>>>(&body).is_ok();
+            let ours = !matches!(model(&body), Err("invalid_json"));
+            prop_assert_eq!(ours, reference, "{}", body);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let _ = parse(&bytes, "");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! `POST /v1/chat/completions`: the steps of a request, in their order. The key has been checked before.
+
+use crate::App;
+use crate::body;
+use crate::error::ApiError;
+use crate::http1::{Exchange, Failure};
+use crate::relay;
+use crate::upstream::ChatRequest;
+
+/// Takes one chat from the client to upstream and its answer back.
+///
+/// # Errors
+/// The gateway's own error, or how the exchange broke off.
+pub async fn complete(app: &App, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
+    let encoding = exchange.head.value("content-encoding");
+    if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
+        return Err(ApiError::ContentEncoding.into());
+    }
+    let body = exchange.read_body(app.max_body_bytes, &app.budget).await?;
+    let body_read = exchange.record.elapsed();
+
+    let parsed = body::parse(&body, app.models.names())?;
+    exchange.record.stream = Some(parsed.stream);
+    let model = app
+        .models
+        .resolve(&parsed.model)
+        .ok_or_else(|| ApiError::ModelNotFound { aliases: app.models.names().to_owned(), status: 400 })?;
+    exchange.record.alias = Some(model.alias.clone());
+    let pieces = body::splice(&body, parsed.model_span, &model.quoted_id);
+    drop(body);
+
+    let request = ChatRequest::new(model.location, &exchange.head, pieces);
+    let parsing = exchange.record.elapsed() - body_read;
+    let forwarded = exchange.unless_interrupted(app.vertex.forward(request)).await?;
+    let answer = match forwarded {
+        Ok(answer) => answer,
+        Err(failure) => {
+            exchange.record.upstream_status = failure.status;
+            exchange.record.error = Some(failure.for_log());
+            return Err(failure.error.into());
+        }
+    };
+    relay::pass_on(app, exchange, answer, parsing).await
+}

@@ -1,0 +1,99 @@
+//! `ai-proxy dev`: the gateway in front of the emulator, in one process, with nothing to set up.
+
+use super::serve::{serve, start_runtime};
+use super::{fail, refuse_configuration};
+use crate::config::{Config, CredentialsSource, Environment, Problem};
+use crate::emulator;
+use crate::keys::NewKey;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// The project that the emulator plays.
+const PROJECT: &str = "ai-proxy-dev";
+/// Between two tokens of a stream: about as fast as a person can watch.
+const PACE: Duration = Duration::from_millis(25);
+
+/// Runs gateway and emulator until told to stop.
+pub(super) fn run() -> ExitCode {
+    let mut environment = Environment::of_process();
+    if !environment.is_unset("GCE_METADATA_HOST") {
+        let message = "must not be set for 'dev', which brings a metadata server of its own";
+        return refuse_configuration(&[Problem { variable: "GCE_METADATA_HOST".into(), message: message.into() }]);
+    }
+    let runtime = match start_runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}")),
+    };
+    let listener = match runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))) {
+        Ok(listener) => listener,
+        Err(error) => return fail(&format!("cannot start the emulator: {error}")),
+    };
+    let emulator = match listener.local_addr() {
+        Ok(address) => address,
+        Err(error) => return fail(&format!("cannot start the emulator: {error}")),
+    };
+    let key = match prepare(&mut environment, emulator) {
+        Ok(key) => key,
+        Err(message) => return fail(message),
+    };
+    let mut config = match Config::parse(&environment) {
+        Ok(config) => config,
+        Err(problems) => return refuse_configuration(&problems),
+    };
+    config.credentials = CredentialsSource::MetadataServer;
+    let aliases: Vec<String> = config.models.keys().cloned().collect();
+    runtime.block_on_gateway(async {
+        tokio::spawn(emulator::serve(listener, emulator::Settings { project: PROJECT.to_owned(), pace: PACE }));
+        serve(config, |address| print!("{}", banner(address, key.as_ref(), &aliases.join(", ")))).await
+    })
+}
+
+/// Points the configuration at the emulator. A key is made unless the environment brings keys.
+fn prepare(environment: &mut Environment, emulator: SocketAddr) -> Result<Option<NewKey>, &'static str> {
+    environment.set("GOOGLE_CLOUD_PROJECT", PROJECT.to_owned());
+    environment.set("GOOGLE_VERTEX_BASE_URL", format!("http://{emulator}"));
+    environment.set("GCE_METADATA_HOST", emulator.to_string());
+    environment.remove("GOOGLE_APPLICATION_CREDENTIALS");
+    environment.set_default("HOST", "127.0.0.1");
+    if !environment.is_unset("API_KEYS_JSON") {
+        return Ok(None);
+    }
+    let key = NewKey::generate().map_err(|_| "the system gives no random bytes")?;
+    environment.set("API_KEYS_JSON", format!("[{}]", key.entry("dev")));
+    Ok(Some(key))
+}
+
+/// What a person needs to begin.
+fn banner(address: SocketAddr, key: Option<&NewKey>, aliases: &str) -> String {
+    let host = match address.ip() {
+        ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        ip => ip,
+    };
+    let base = format!("http://{}", SocketAddr::new(host, address.port()));
+    let key = key.map_or("<a key from API_KEYS_JSON>", NewKey::reveal);
+    format!(
+        "\
+ai-proxy {version}: gateway and emulated Vertex AI; nothing leaves this machine, nothing is billed
+
+  base URL  {base}/v1
+  API key   {key}
+  models    {aliases}
+  docs      {base}/docs
+
+Paste into another terminal:
+
+  export AI_API_BASE='{base}/v1' API_KEY='{key}'
+  export OPENAI_BASE_URL=\"$AI_API_BASE\" OPENAI_API_KEY=\"$API_KEY\"
+
+  curl -sS \"$AI_API_BASE/chat/completions\" -H \"x-api-key: $API_KEY\" -H 'content-type: application/json' \\
+    -d '{{\"model\":\"flash\",\"messages\":[{{\"role\":\"user\",\"content\":\"Say hi.\"}}]}}'
+
+  curl -sSN \"$AI_API_BASE/chat/completions\" -H \"x-api-key: $API_KEY\" -H 'content-type: application/json' \\
+    -d '{{\"model\":\"flash\",\"stream\":true,\"messages\":[{{\"role\":\"user\",\"content\":\"Say hi.\"}}]}}'
+
+",
+        version = env!("CARGO_PKG_VERSION"),
+    )
+}

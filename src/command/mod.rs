@@ -1,0 +1,157 @@
+//! What the program can be told to do, one file for each sub-command.
+
+mod check;
+mod dev;
+mod keys;
+mod serve;
+
+use crate::config::Problem;
+use std::process::ExitCode;
+
+/// Bad configuration (`EX_USAGE` of BSD's sysexits).
+const EXIT_CONFIG: u8 = 64;
+/// Wrong words on the command line.
+const EXIT_ARGUMENTS: u8 = 2;
+
+/// A sub-command with its arguments.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Run the gateway.
+    Serve,
+    /// Run the gateway in front of the emulator.
+    Dev,
+    /// Judge the configuration.
+    Check,
+    /// Make a key for an owner.
+    NewKey {
+        /// The id of the entry.
+        id: String,
+    },
+    /// Print the help.
+    Help,
+    /// Print the version.
+    Version,
+}
+
+impl Command {
+    /// Reads the words after the program's name.
+    ///
+    /// # Errors
+    /// A sentence about the word that does not fit.
+    pub fn parse(mut words: lexopt::Parser) -> Result<Self, lexopt::Error> {
+        use lexopt::prelude::{Long, Short, Value};
+        let mut values = Vec::new();
+        while let Some(word) = words.next()? {
+            match word {
+                Long("help") | Short('h') => return Ok(Self::Help),
+                Long("version") | Short('V') => return Ok(Self::Version),
+                Value(value) => values.push(value.into_string().map_err(|_| "arguments must be UTF-8")?),
+                other => return Err(other.unexpected()),
+            }
+        }
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        match values[..] {
+            [] | ["serve"] => Ok(Self::Serve),
+            ["dev"] => Ok(Self::Dev),
+            ["check"] => Ok(Self::Check),
+            ["help"] => Ok(Self::Help),
+            ["keys", "new"] => Ok(Self::NewKey { id: "my-laptop".to_owned() }),
+            ["keys", "new", id] => Ok(Self::NewKey { id: id.to_owned() }),
+            ["keys", ..] => Err("the only command for keys is 'keys new [ID]'".into()),
+            [word, ..] => Err(format!("unknown or superfluous argument after '{word}'; see 'ai-proxy --help'").into()),
+        }
+    }
+
+    /// Does it.
+    pub fn run(self) -> ExitCode {
+        match self {
+            Self::Serve => serve::run(),
+            Self::Dev => dev::run(),
+            Self::Check => check::run(),
+            Self::NewKey { id } => keys::new(&id),
+            Self::Help => {
+                print!("{HELP}");
+                ExitCode::SUCCESS
+            }
+            Self::Version => {
+                println!("ai-proxy {}", env!("CARGO_PKG_VERSION"));
+                ExitCode::SUCCESS
+            }
+        }
+    }
+}
+
+/// Says what was wrong with the command line.
+#[must_use]
+pub fn refuse_arguments(error: &lexopt::Error) -> ExitCode {
+    eprintln!("ai-proxy: {error}");
+    ExitCode::from(EXIT_ARGUMENTS)
+}
+
+/// Says all that is wrong with the configuration.
+fn refuse_configuration(problems: &[Problem]) -> ExitCode {
+    for problem in problems {
+        eprintln!("ai-proxy: {problem}");
+    }
+    ExitCode::from(EXIT_CONFIG)
+}
+
+/// Says why the program cannot run.
+fn fail(message: &str) -> ExitCode {
+    eprintln!("ai-proxy: {message}");
+    ExitCode::FAILURE
+}
+
+const HELP: &str = "\
+ai-proxy: OpenAI-style clients on Gemini in your own Google Cloud project
+
+Usage:
+  ai-proxy [serve]        run the gateway
+  ai-proxy dev            run it in front of an embedded emulator of Vertex AI
+  ai-proxy check          judge the configuration, without network
+  ai-proxy keys new [ID]  print a new key and its JSON entry
+  ai-proxy --help, --version
+
+Environment (defaults in brackets):
+  PORT [8080]  HOST [0.0.0.0; dev: 127.0.0.1]
+  API_KEYS_JSON                  [{\"id\":\"me\",\"key\":\"sk_live_...\",\"enabled\":true}]  (required)
+  GOOGLE_CLOUD_PROJECT           the project [the metadata server's]
+  GOOGLE_CLOUD_LOCATION          global, us, eu or a region [global]
+  GOOGLE_VERTEX_BASE_URL         another scheme and host than the location's
+  MODEL_FLASH_ID                 [google/gemini-2.5-flash]
+  MODEL_PRO_PREVIEW_ID           [google/gemini-3.1-pro-preview]
+  MODEL_<ALIAS>_ID               a further alias
+  MODEL_<ALIAS>_LOCATION         another location for one alias
+  MODEL_ALIASES_JSON             {\"alias\":\"publisher/model\"}: names that no variable can spell
+  CORS_ALLOW_ORIGINS             origins of web pages that may call, comma-separated [none]
+  MAX_BODY_BYTES                 largest request body [33554432]
+  BODY_BUDGET_BYTES              all request bodies held at one time [half of the memory limit]
+  UPSTREAM_TIMEOUT_SECONDS       until response headers [600]
+  UPSTREAM_ERRORS                openai, or raw to leave error bodies alone [openai]
+  SHUTDOWN_GRACE_SECONDS         for running requests after SIGTERM [9]
+  GOOGLE_APPLICATION_CREDENTIALS, GCE_METADATA_HOST, GOOGLE_CLOUD_QUOTA_PROJECT
+                                 read by Google's library
+  SSL_CERT_FILE, SSL_CERT_DIR    certificates that upstream is verified against
+
+Exit codes: 0 success, 1 failure, 2 wrong arguments, 64 bad configuration.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Command, String> {
+        Command::parse(lexopt::Parser::from_args(words)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn words() {
+        assert_eq!(parse(&[]).unwrap(), Command::Serve);
+        assert_eq!(parse(&["dev"]).unwrap(), Command::Dev);
+        assert_eq!(parse(&["keys", "new", "ci"]).unwrap(), Command::NewKey { id: "ci".into() });
+        assert_eq!(parse(&["dev", "--help"]).unwrap(), Command::Help);
+        for bad in [&["serve", "x"][..], &["keys"], &["--port", "1"], &["-x"], &["keys", "new", "a", "b"]] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

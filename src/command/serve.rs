@@ -1,0 +1,149 @@
+//! `ai-proxy serve`, and what `dev` shares with it.
+
+use super::{EXIT_CONFIG, fail, refuse_configuration};
+use crate::App;
+use crate::config::{Config, Environment, Problem};
+use crate::log::{Log, Severity};
+use crate::{metadata, server};
+use std::io;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::runtime::{self, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Connections that the kernel may hold before they are accepted.
+const BACKLOG: u32 = 4096;
+/// How long tasks that are still running have at the end.
+const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(500);
+
+/// Runs the gateway until it is told to stop.
+pub(super) fn run() -> ExitCode {
+    let config = match Config::parse(&Environment::of_process()) {
+        Ok(config) => config,
+        Err(problems) => return refuse_configuration(&problems),
+    };
+    let runtime = match start_runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start: {error}")),
+    };
+    runtime.block_on_gateway(serve(config, |_| {}))
+}
+
+/// Serves a configuration. `announce` is called with the address when the port is open, before the first request is
+/// taken.
+///
+/// # Errors
+/// The exit code, after having said why.
+pub(super) async fn serve(mut config: Config, announce: impl FnOnce(SocketAddr)) -> Result<Log, ExitCode> {
+    let project = match config.project.take() {
+        Some(project) => project,
+        None => match metadata::project(&config.metadata_host).await {
+            Some(project) => project,
+            None => {
+                let message = "is required: no metadata server answered that could tell";
+                refuse_configuration(&[Problem { variable: "GOOGLE_CLOUD_PROJECT".into(), message: message.into() }]);
+                return Err(ExitCode::from(EXIT_CONFIG));
+            }
+        },
+    };
+    let listener = listen(config.listen).map_err(|error| {
+        fail(&match error.kind() {
+            io::ErrorKind::AddrInUse => format!("PORT: {} is in use by another program", config.listen),
+            _ => format!("HOST, PORT: cannot listen on {}: {error}", config.listen),
+        })
+    })?;
+    let address = listener.local_addr().map_err(|error| fail(&error.to_string()))?;
+    let mut signals = Signals::new().map_err(|error| fail(&format!("cannot listen to signals: {error}")))?;
+
+    announce(address);
+    let log = Log::to_stdout();
+    log_panics(log.clone());
+    let app = App::new(config, &project, log.clone()).map_err(|message| fail(&message))?;
+    log.listening(&address.to_string());
+    let shutdown = async {
+        signals.next().await;
+        // A second signal does not wait.
+        tokio::spawn(async move {
+            signals.next().await;
+            std::process::exit(1);
+        });
+    };
+    server::serve(Arc::new(app), listener, shutdown).await;
+    log.event(Severity::Info, "stopped");
+    Ok(log)
+}
+
+/// SIGTERM, as platforms send it, or SIGINT, as Ctrl-C does.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The runtime, with what has to happen after the gateway has stopped.
+pub(super) struct GatewayRuntime(Runtime);
+
+impl GatewayRuntime {
+    /// Runs the gateway to its end and writes the last log lines.
+    pub(super) fn block_on_gateway(self, gateway: impl Future<Output = Result<Log, ExitCode>>) -> ExitCode {
+        let ended = self.0.block_on(gateway);
+        // Tasks that are dropped here still write their log lines.
+        self.0.shutdown_timeout(RUNTIME_SHUTDOWN);
+        match ended {
+            Ok(log) => {
+                log.flush();
+                ExitCode::SUCCESS
+            }
+            Err(code) => code,
+        }
+    }
+
+    /// Runs something on the runtime.
+    pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.0.block_on(future)
+    }
+}
+
+/// One thread on a machine with one CPU, where more would only cost; else one for each.
+pub(super) fn start_runtime() -> io::Result<GatewayRuntime> {
+    // Google's library looks for the process's provider.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut builder =
+        if cpus == 1 { runtime::Builder::new_current_thread() } else { runtime::Builder::new_multi_thread() };
+    builder.enable_all().build().map(GatewayRuntime)
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+    };
+    // So that a restart does not wait for the old connections' ghosts.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// A panic is a bug of ours: it is logged by its place. Its message stays out, since it could quote a request.
+fn log_panics(log: Log) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let place = panic.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
+        log.event(Severity::Error, &format!("internal error{place}: please report it"));
+    }));
+}

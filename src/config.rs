@@ -1,0 +1,559 @@
+//! The environment, read once into an immutable value; or the list of everything that is wrong with it.
+//!
+//! The only file that reads the environment. Problems name variables and never show a value: it may be a key.
+
+use crate::keys::{Keys, place};
+use crate::models::ModelConfig;
+use http::uri::Authority;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// Cloud Run's own limit for an HTTP/1 request body, in bytes.
+const DEFAULT_MAX_BODY_BYTES: u64 = 32 * 1024 * 1024;
+/// Cloud Run kills ten seconds after SIGTERM; one is left for the last writes.
+const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(9);
+/// Vertex's own deadline: a thinking model may be silent for minutes before its first byte.
+const DEFAULT_UPSTREAM_TIMEOUT: Duration = Duration::from_secs(600);
+/// Where Google Cloud's machines find their metadata server.
+const METADATA_HOST: &str = "metadata.google.internal";
+
+/// Everything the gateway is told from outside.
+#[derive(Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The Google Cloud project; `None` means that the metadata server has to tell.
+    pub project: Option<String>,
+    /// The default location.
+    pub location: String,
+    /// Overrides scheme, host and port of upstream.
+    pub base_url: Option<BaseUrl>,
+    /// The issued keys.
+    pub keys: Keys,
+    /// Aliases and what they stand for.
+    pub models: BTreeMap<String, ModelConfig>,
+    /// Which browsers' pages may call.
+    pub cors: AllowedOrigins,
+    /// Largest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// All request bodies held at one time, in bytes; `None` means half of the memory limit.
+    pub body_budget_bytes: Option<usize>,
+    /// Time allowed for upstream's response headers.
+    pub upstream_timeout: Duration,
+    /// Whether error answers are repaired for OpenAI's SDKs.
+    pub repair_errors: bool,
+    /// How long running requests may finish after SIGTERM.
+    pub shutdown_grace: Duration,
+    /// `host` or `host:port` of the metadata server.
+    pub metadata_host: String,
+    /// Where bearers come from.
+    pub credentials: CredentialsSource,
+}
+
+/// Where bearers come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CredentialsSource {
+    /// Google's search for Application Default Credentials.
+    Default,
+    /// The metadata server at [`Config::metadata_host`] and nothing else.
+    MetadataServer,
+}
+
+/// Scheme and authority of a URL.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct BaseUrl {
+    /// Whether to speak TLS.
+    pub tls: bool,
+    /// Host and optional port.
+    pub authority: Authority,
+}
+
+/// The origins that `CORS_ALLOW_ORIGINS` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedOrigins {
+    /// `*`
+    Any,
+    /// These only; often none.
+    Listed(Vec<String>),
+}
+
+impl AllowedOrigins {
+    /// Whether a page of this origin may read the answers.
+    #[must_use]
+    pub fn allows(&self, origin: &[u8]) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Listed(origins) => origins.iter().any(|listed| listed.as_bytes() == origin),
+        }
+    }
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The variable at fault.
+    pub variable: String,
+    /// What is wrong and what would be right; never the value.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.variable, self.message)
+    }
+}
+
+/// A snapshot of environment variables. A value that is not UTF-8 is kept as `None`.
+#[derive(Clone, Default)]
+pub struct Environment(BTreeMap<String, Option<String>>);
+
+impl Environment {
+    /// The process's own.
+    #[must_use]
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn of_process() -> Self {
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            let name = name.into_string().ok()?;
+            Some((name, value.into_string().ok()))
+        });
+        Self(variables.collect())
+    }
+
+    /// Sets a variable, replacing what is there.
+    pub fn set(&mut self, name: &str, value: String) {
+        self.0.insert(name.to_owned(), Some(value));
+    }
+
+    /// Sets a variable that is unset or empty.
+    pub fn set_default(&mut self, name: &str, value: &str) {
+        if self.is_unset(name) {
+            self.set(name, value.to_owned());
+        }
+    }
+
+    /// Forgets a variable.
+    pub fn remove(&mut self, name: &str) {
+        self.0.remove(name);
+    }
+
+    /// Whether a variable is missing or empty.
+    #[must_use]
+    pub fn is_unset(&self, name: &str) -> bool {
+        self.0.get(name).is_none_or(|value| value.as_deref() == Some(""))
+    }
+}
+
+impl<const N: usize> From<[(&str, &str); N]> for Environment {
+    fn from(variables: [(&str, &str); N]) -> Self {
+        Self(variables.iter().map(|(name, value)| ((*name).to_owned(), Some((*value).to_owned()))).collect())
+    }
+}
+
+/// The variables with their problems, while they are being read.
+struct Reader<'a> {
+    environment: &'a Environment,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn problem(&mut self, variable: &str, message: impl Into<String>) {
+        self.problems.push(Problem { variable: variable.to_owned(), message: message.into() });
+    }
+
+    /// The value of a variable; empty counts as unset.
+    fn text(&mut self, variable: &str) -> Option<String> {
+        match self.environment.0.get(variable)? {
+            Some(value) if value.is_empty() => None,
+            Some(value) => Some(value.clone()),
+            None => {
+                self.problem(variable, "is not valid UTF-8");
+                None
+            }
+        }
+    }
+
+    /// A value that `parse` accepts; `expected` says which those are.
+    fn parsed<T>(&mut self, variable: &str, expected: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let text = self.text(variable)?;
+        let value = parse(&text);
+        if value.is_none() {
+            self.problem(variable, format!("must be {expected}"));
+        }
+        value
+    }
+
+    fn number(&mut self, variable: &str, at_least: u64, at_most: u64) -> Option<u64> {
+        self.parsed(variable, &format!("a whole number from {at_least} to {at_most}"), |text| {
+            text.parse().ok().filter(|number| (at_least..=at_most).contains(number))
+        })
+    }
+
+    fn seconds(&mut self, variable: &str, at_least: u64, default: Duration) -> Duration {
+        self.number(variable, at_least, 86_400).map_or(default, Duration::from_secs)
+    }
+
+    fn bytes(&mut self, variable: &str) -> Option<usize> {
+        let number = self.number(variable, 1, 1 << 40)?;
+        usize::try_from(number).ok()
+    }
+
+    fn keys(&mut self) -> Option<Keys> {
+        const VARIABLE: &str = "API_KEYS_JSON";
+        let Some(json) = self.text(VARIABLE) else {
+            if !self.problems.iter().any(|problem| problem.variable == VARIABLE) {
+                self.problem(
+                    VARIABLE,
+                    "is required: a JSON array of {\"id\",\"key\",\"enabled\"}; 'ai-proxy keys new' prints an entry",
+                );
+            }
+            return None;
+        };
+        match Keys::parse(&json) {
+            Ok(keys) => Some(keys),
+            Err(messages) => {
+                messages.into_iter().for_each(|message| self.problem(VARIABLE, message));
+                None
+            }
+        }
+    }
+
+    fn models(&mut self) -> BTreeMap<String, ModelConfig> {
+        const JSON: &str = "MODEL_ALIASES_JSON";
+        const ID_FORM: &str = "'publisher/model', such as google/gemini-2.5-flash";
+        let mut models = BTreeMap::new();
+        for (alias, default) in [("flash", "google/gemini-2.5-flash"), ("pro-preview", "google/gemini-3.1-pro-preview")]
+        {
+            models.insert(alias.to_owned(), ModelConfig { vertex_id: default.to_owned(), location: None });
+        }
+        let environment = self.environment;
+        let named = |suffix: &'static str| {
+            environment.0.keys().filter_map(move |variable| {
+                let alias = variable.strip_prefix("MODEL_")?.strip_suffix(suffix)?;
+                Some((variable.as_str(), alias))
+            })
+        };
+        for (variable, spelled) in named("_ID") {
+            let Some(id) = self.parsed(variable, ID_FORM, parse_vertex_id) else { continue };
+            let alias = spelled.to_ascii_lowercase().replace('_', "-");
+            if is_alias(&alias) {
+                models.insert(alias, ModelConfig { vertex_id: id, location: None });
+            } else {
+                self.problem(variable, "must spell an alias of letters, digits and '_' between MODEL_ and _ID");
+            }
+        }
+        if let Some(text) = self.text(JSON) {
+            match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
+                Err(error) => {
+                    self.problem(JSON, format!("must be a JSON object of alias to vertex id: {}", place(&error)));
+                }
+                Ok(entries) => {
+                    for (number, (alias, value)) in entries.into_iter().enumerate() {
+                        self.alias_from_json(&mut models, number + 1, alias, &value);
+                    }
+                }
+            }
+        }
+        for (variable, spelled) in named("_LOCATION") {
+            let Some(location) = self.parsed(variable, LOCATION_FORM, parse_location) else { continue };
+            let mut found = false;
+            for (alias, model) in &mut models {
+                if variable_spelling(alias).eq_ignore_ascii_case(spelled) {
+                    model.location = Some(location.clone());
+                    found = true;
+                }
+            }
+            if !found {
+                self.problem(variable, "names no alias that exists");
+            }
+        }
+        models
+    }
+
+    fn alias_from_json(
+        &mut self,
+        models: &mut BTreeMap<String, ModelConfig>,
+        number: usize,
+        alias: String,
+        value: &serde_json::Value,
+    ) {
+        const JSON: &str = "MODEL_ALIASES_JSON";
+        let Some(vertex_id) = value.as_str().and_then(parse_vertex_id) else {
+            self.problem(JSON, format!("entry {number}: the value must be 'publisher/model'"));
+            return;
+        };
+        if !is_alias(&alias) {
+            self.problem(JSON, format!("entry {number}: the alias must be 1 to 128 letters, digits and '. _ - / : @'"));
+            return;
+        }
+        match models.get(&alias) {
+            // The built-in ids are defaults: a file may replace them, a variable that says otherwise is a conflict.
+            Some(known) if known.vertex_id != vertex_id && self.is_set_by_variable(&alias) => {
+                self.problem(JSON, format!("entry {number}: a MODEL_…_ID variable gives the same alias another id"));
+            }
+            _ => {
+                models.insert(alias, ModelConfig { vertex_id, location: None });
+            }
+        }
+    }
+
+    fn is_set_by_variable(&self, alias: &str) -> bool {
+        let variable = format!("MODEL_{}_ID", variable_spelling(alias));
+        self.environment.0.keys().any(|name| name.eq_ignore_ascii_case(&variable) && !self.environment.is_unset(name))
+    }
+}
+
+const LOCATION_FORM: &str = "'global', 'us', 'eu' or a region such as us-central1";
+
+impl Config {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn parse(environment: &Environment) -> Result<Self, Vec<Problem>> {
+        let mut reader = Reader { environment, problems: Vec::new() };
+        let port = reader.number("PORT", 0, 65_535).and_then(|port| u16::try_from(port).ok()).unwrap_or(8080);
+        let host = reader.parsed("HOST", "an IP address such as 0.0.0.0 or ::1", |text| text.parse().ok());
+        let project = reader.parsed("GOOGLE_CLOUD_PROJECT", "a project id or number", parse_project);
+        let location = reader.parsed("GOOGLE_CLOUD_LOCATION", LOCATION_FORM, parse_location);
+        let base_url = reader.parsed(
+            "GOOGLE_VERTEX_BASE_URL",
+            "http:// or https:// with a host and an optional port, without path, query or user",
+            parse_base_url,
+        );
+        let keys = reader.keys();
+        let models = reader.models();
+        let cors = reader.parsed(
+            "CORS_ALLOW_ORIGINS",
+            "'*' or origins such as https://app.example, separated by commas, without a path",
+            parse_origins,
+        );
+        let max_body_bytes = reader.bytes("MAX_BODY_BYTES");
+        let body_budget_bytes = reader.bytes("BODY_BUDGET_BYTES");
+        let upstream_timeout = reader.seconds("UPSTREAM_TIMEOUT_SECONDS", 1, DEFAULT_UPSTREAM_TIMEOUT);
+        let repair_errors = reader.parsed("UPSTREAM_ERRORS", "'openai' or 'raw'", |text| match text {
+            "openai" => Some(true),
+            "raw" => Some(false),
+            _ => None,
+        });
+        let shutdown_grace = reader.seconds("SHUTDOWN_GRACE_SECONDS", 0, DEFAULT_SHUTDOWN_GRACE);
+        let metadata_host = reader.parsed("GCE_METADATA_HOST", "host or host:port", |text| {
+            text.parse::<Authority>()
+                .ok()
+                .filter(|authority| !authority.as_str().contains('@'))
+                .map(|_| text.to_owned())
+        });
+        match keys {
+            Some(keys) if reader.problems.is_empty() => Ok(Self {
+                listen: SocketAddr::new(host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port),
+                project,
+                location: location.unwrap_or_else(|| "global".to_owned()),
+                base_url,
+                keys,
+                models,
+                cors: cors.unwrap_or(AllowedOrigins::Listed(Vec::new())),
+                max_body_bytes: max_body_bytes.unwrap_or(DEFAULT_MAX_BODY_BYTES as usize),
+                body_budget_bytes,
+                upstream_timeout,
+                repair_errors: repair_errors.unwrap_or(true),
+                shutdown_grace,
+                metadata_host: metadata_host.unwrap_or_else(|| METADATA_HOST.to_owned()),
+                credentials: CredentialsSource::Default,
+            }),
+            _ => Err(reader.problems),
+        }
+    }
+}
+
+/// How a variable would spell an alias: `gemini-2.5-pro` is `GEMINI_2_5_PRO`.
+fn variable_spelling(alias: &str) -> String {
+    let spelled = alias.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
+    spelled.collect()
+}
+
+fn is_alias(text: &str) -> bool {
+    (1..=128).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte))
+        && text.bytes().any(|byte| byte.is_ascii_alphanumeric())
+}
+
+fn parse_vertex_id(text: &str) -> Option<String> {
+    let (publisher, model) = text.split_once('/')?;
+    let is_part = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@:".contains(&byte))
+    };
+    (is_part(publisher) && is_part(model)).then(|| text.to_owned())
+}
+
+fn parse_location(text: &str) -> Option<String> {
+    let shape = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    (shape && !text.starts_with('-') && !text.ends_with('-') && text.len() <= 63).then(|| text.to_owned())
+}
+
+pub(crate) fn parse_project(text: &str) -> Option<String> {
+    let shape = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.:".contains(&byte));
+    (shape && !text.is_empty() && text.len() <= 128).then(|| text.to_owned())
+}
+
+fn parse_base_url(text: &str) -> Option<BaseUrl> {
+    let (tls, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+        (Some(rest), _) => (true, rest),
+        (_, Some(rest)) => (false, rest),
+        _ => return None,
+    };
+    let authority: Authority = rest.strip_suffix('/').unwrap_or(rest).parse().ok()?;
+    let port_is_right =
+        authority.port().is_none() == authority.port_u16().is_none() && !authority.as_str().ends_with(':');
+    (!authority.host().is_empty() && !authority.as_str().contains('@') && port_is_right)
+        .then_some(BaseUrl { tls, authority })
+}
+
+fn parse_origins(text: &str) -> Option<AllowedOrigins> {
+    if text.trim() == "*" {
+        return Some(AllowedOrigins::Any);
+    }
+    let origins: Option<Vec<String>> =
+        text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(parse_origin).collect();
+    origins.map(AllowedOrigins::Listed)
+}
+
+/// An origin as browsers send it. Other schemes than http belong to browser extensions and desktop shells.
+fn parse_origin(text: &str) -> Option<String> {
+    let (scheme, authority) = text.split_once("://")?;
+    let scheme_is_right = !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-');
+    let authority: Authority = authority.parse().ok()?;
+    let plain = !authority.as_str().contains('@') && !authority.as_str().bytes().any(|byte| byte.is_ascii_uppercase());
+    (scheme_is_right && plain).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const KEYS: &str = r#"[{"id":"a","key":"sk_live_0123456789abcdef"}]"#;
+
+    fn parse(variables: &[(&str, &str)]) -> Result<Config, Vec<Problem>> {
+        let mut environment = Environment::from([("API_KEYS_JSON", KEYS)]);
+        for (name, value) in variables {
+            environment.set(name, (*value).to_owned());
+        }
+        Config::parse(&environment)
+    }
+
+    fn problems(variables: &[(&str, &str)]) -> Vec<String> {
+        parse(variables).unwrap_err().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn defaults() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
+        assert_eq!(config.location, "global");
+        assert_eq!(config.models["flash"].vertex_id, "google/gemini-2.5-flash");
+        assert_eq!(config.models["pro-preview"].vertex_id, "google/gemini-3.1-pro-preview");
+        assert_eq!(config.max_body_bytes, 32 << 20);
+        assert!(config.repair_errors);
+        assert_eq!(config.metadata_host, "metadata.google.internal");
+    }
+
+    #[test]
+    fn empty_values_count_as_unset() {
+        let config = parse(&[("PORT", ""), ("MODEL_FLASH_ID", ""), ("MODEL_X_LOCATION", "")]).unwrap();
+        assert_eq!(config.listen.port(), 8080);
+        assert_eq!(config.models.len(), 2);
+    }
+
+    #[test]
+    fn every_problem_is_reported_and_no_value_is_shown() {
+        let mut environment = Environment::default();
+        let bad = [
+            "PORT",
+            "HOST",
+            "GOOGLE_CLOUD_PROJECT",
+            "GOOGLE_CLOUD_LOCATION",
+            "GOOGLE_VERTEX_BASE_URL",
+            "API_KEYS_JSON",
+            "MODEL_FLASH_ID",
+            "MODEL_ALIASES_JSON",
+            "MODEL_FLASH_LOCATION",
+            "CORS_ALLOW_ORIGINS",
+            "MAX_BODY_BYTES",
+            "BODY_BUDGET_BYTES",
+            "UPSTREAM_TIMEOUT_SECONDS",
+            "UPSTREAM_ERRORS",
+            "SHUTDOWN_GRACE_SECONDS",
+            "GCE_METADATA_HOST",
+        ];
+        for name in bad {
+            environment.set(name, "S3CRET value!".to_owned());
+        }
+        let problems = Config::parse(&environment).unwrap_err();
+        let mut named: Vec<&str> = problems.iter().map(|problem| problem.variable.as_str()).collect();
+        named.sort_unstable();
+        let mut expected = bad.to_vec();
+        expected.sort_unstable();
+        assert_eq!(named, expected);
+        assert!(!problems.iter().any(|problem| problem.message.contains("S3CRET")));
+    }
+
+    #[test]
+    fn aliases_from_variables_and_json() {
+        let config = parse(&[
+            ("MODEL_FLASH_LITE_ID", "google/gemini-2.5-flash-lite"),
+            ("MODEL_ALIASES_JSON", r#"{"gemini-2.5-pro":"google/gemini-2.5-pro","flash":"google/gemini-3.8-flash"}"#),
+            ("MODEL_GEMINI_2_5_PRO_LOCATION", "europe-west4"),
+        ])
+        .unwrap();
+        assert_eq!(config.models["flash-lite"].vertex_id, "google/gemini-2.5-flash-lite");
+        assert_eq!(config.models["gemini-2.5-pro"].location.as_deref(), Some("europe-west4"));
+        assert_eq!(config.models["flash"].vertex_id, "google/gemini-3.8-flash");
+    }
+
+    #[test]
+    fn aliases_that_contradict_each_other_are_refused() {
+        let said = problems(&[("MODEL_X_ID", "google/a"), ("MODEL_ALIASES_JSON", r#"{"x":"google/b"}"#)]);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("MODEL_ALIASES_JSON: entry 1"));
+        assert!(problems(&[("MODEL_NONE_LOCATION", "global")])[0].starts_with("MODEL_NONE_LOCATION: names no alias"));
+        assert!(problems(&[("MODEL__ID", "google/a")])[0].starts_with("MODEL__ID: must spell"));
+        for id in ["gemini-2.5-flash", "google/", "/x", "a/b/c", "google/a b", "google/\"x"] {
+            assert_eq!(problems(&[("MODEL_FLASH_ID", id)]).len(), 1, "{id}");
+        }
+    }
+
+    #[test]
+    fn base_urls() {
+        let url = parse_base_url("http://127.0.0.1:9/").unwrap();
+        assert!(!url.tls);
+        assert_eq!(url.authority.as_str(), "127.0.0.1:9");
+        assert!(parse_base_url("https://proxy.example").unwrap().tls);
+        for bad in
+            ["ftp://x", "https://", "https://x/v1", "https://u:p@x", "x", "https://x?y", "http://x:", "http://x:99999"]
+        {
+            assert!(parse_base_url(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn origins() {
+        let listed = parse_origins("https://a.example, http://localhost:3000").unwrap();
+        assert!(listed.allows(b"https://a.example") && listed.allows(b"http://localhost:3000"));
+        assert!(!listed.allows(b"https://a.example.evil") && !listed.allows(b"null"));
+        assert!(parse_origins("*").unwrap().allows(b"https://any"));
+        assert!(parse_origins("https://a.example/path").is_none());
+        assert!(parse_origins("a.example").is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_makes_the_parser_panic_or_is_shown(value in "[^\\x00]{9,60}") {
+            for name in ["PORT", "HOST", "GOOGLE_VERTEX_BASE_URL", "MODEL_ALIASES_JSON", "CORS_ALLOW_ORIGINS", "GCE_METADATA_HOST"] {
+                if let Err(problems) = parse(&[(name, &value)]) {
+                    prop_assert!(!problems.iter().any(|problem| problem.to_string().contains(&value)));
+                }
+            }
+        }
+    }
+}

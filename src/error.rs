@@ -1,0 +1,217 @@
+//! The gateway's own errors, in the shape that OpenAI's clients read.
+//!
+//! What upstream answers is never an [`ApiError`]: its status and bytes pass through.
+
+use serde::Serialize;
+use std::time::Duration;
+
+/// An error that the gateway answers with. The message is for the client: it says what to do and never
+/// holds a key, a bearer or a body. Causes go to the log only.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The request is not valid HTTP/1.1.
+    #[error("the request is not valid HTTP/1.1: {0}")]
+    BadRequest(&'static str),
+    /// The head is larger than the limits of the server.
+    #[error("the request's header fields are too large: at most 32 KiB and 100 fields are accepted")]
+    HeadersTooLarge,
+    /// Something other than HTTP/1.0 and HTTP/1.1.
+    #[error("only HTTP/1.1 and HTTP/1.0 are spoken here")]
+    HttpVersion,
+    /// A transfer coding other than `chunked`.
+    #[error("the only transfer-encoding accepted is 'chunked'")]
+    TransferEncoding,
+    /// An `expect` header other than `100-continue`.
+    #[error("the only expectation accepted is '100-continue'")]
+    Expectation,
+    /// Head or body did not arrive in time.
+    #[error("the request did not arrive in time")]
+    RequestTimeout,
+    /// No, an unknown, or a disabled key: always the same words.
+    #[error("missing or invalid API key: send an issued key as 'x-api-key: <key>' or 'Authorization: Bearer <key>'")]
+    InvalidApiKey,
+    /// No such route.
+    #[error("there is nothing at this path; the API is under /v1, its documentation at /docs")]
+    NotFound,
+    /// A route that exists, asked with another method.
+    #[error("this path does not answer to that method; allowed: {0}")]
+    MethodNotAllowed(&'static str),
+    /// The body is compressed.
+    #[error("request bodies must not be encoded: send the JSON without content-encoding")]
+    ContentEncoding,
+    /// The body is larger than the configured limit in bytes.
+    #[error("the request body is larger than the limit of {0} bytes")]
+    BodyTooLarge(usize),
+    /// All memory set aside for request bodies is in use.
+    #[error("the gateway is holding as many request bodies as its memory allows; try again shortly")]
+    OutOfMemory,
+    /// The body is not one JSON object.
+    #[error("the request body is not a JSON object: {0}")]
+    InvalidJson(String),
+    /// The field `model` is missing.
+    #[error("the request has no 'model'; send one of: {0}")]
+    MissingModel(String),
+    /// The field `model` is not a string.
+    #[error("'model' must be a string")]
+    InvalidModel,
+    /// The field `model` stands twice.
+    #[error("'model' is given more than once")]
+    DuplicateModel,
+    /// The model is not an alias.
+    #[error("this model does not exist here; use one of the aliases: {aliases}")]
+    ModelNotFound {
+        /// The aliases that do exist, for the message.
+        aliases: String,
+        /// 400 for a chat, 404 for `GET /v1/models/{id}`.
+        status: u16,
+    },
+    /// No bearer could be had in time.
+    #[error("the gateway has no Google credentials at the moment; try again shortly")]
+    CredentialsUnavailable,
+    /// Every connection to upstream is full and no more may be opened.
+    #[error("all connections to the model's endpoint are in use; try again shortly")]
+    UpstreamSaturated,
+    /// No connection to upstream could be made.
+    #[error("the model's endpoint could not be reached")]
+    UpstreamUnreachable,
+    /// The connection broke before or during the answer.
+    #[error("the connection to the model's endpoint broke before the answer was complete")]
+    UpstreamBroke,
+    /// Upstream refused two bearers in a row.
+    #[error(
+        "the model's endpoint rejected the gateway's own Google credentials (not your API key); its operator has to check the service account"
+    )]
+    UpstreamRejectedCredentials,
+    /// No response headers in time.
+    #[error("the model's endpoint did not answer in time")]
+    UpstreamTimeout,
+    /// The process is stopping and its grace period is over.
+    #[error("the gateway is shutting down; send the request again")]
+    ShuttingDown,
+    /// An HTML page from upstream, with its status.
+    #[error(
+        "the endpoint answered {0} with an HTML page, not JSON: a sign of a wrong address; check GOOGLE_CLOUD_PROJECT, GOOGLE_CLOUD_LOCATION and GOOGLE_VERTEX_BASE_URL"
+    )]
+    UpstreamHtml(u16),
+}
+
+/// OpenAI's error object.
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: Body<'a>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    message: &'a str,
+    r#type: &'a str,
+    param: Option<&'a str>,
+    code: &'a str,
+}
+
+impl ApiError {
+    /// The HTTP status and the stable `code`.
+    #[must_use]
+    pub fn status_and_code(&self) -> (u16, &'static str) {
+        match self {
+            Self::BadRequest(_) => (400, "bad_request"),
+            Self::InvalidJson(_) => (400, "invalid_json"),
+            Self::MissingModel(_) => (400, "missing_model"),
+            Self::InvalidModel => (400, "invalid_model"),
+            Self::DuplicateModel => (400, "duplicate_model"),
+            Self::ModelNotFound { status, .. } => (*status, "model_not_found"),
+            Self::InvalidApiKey => (401, "invalid_api_key"),
+            Self::NotFound => (404, "not_found"),
+            Self::MethodNotAllowed(_) => (405, "method_not_allowed"),
+            Self::RequestTimeout => (408, "request_timeout"),
+            Self::BodyTooLarge(_) => (413, "request_too_large"),
+            Self::ContentEncoding => (415, "unsupported_content_encoding"),
+            Self::Expectation => (417, "expectation_failed"),
+            Self::HeadersTooLarge => (431, "headers_too_large"),
+            Self::TransferEncoding => (501, "unsupported_transfer_encoding"),
+            Self::UpstreamUnreachable => (502, "upstream_unreachable"),
+            Self::UpstreamBroke => (502, "upstream_broke"),
+            Self::UpstreamRejectedCredentials => (502, "upstream_rejected_credentials"),
+            Self::CredentialsUnavailable => (503, "credentials_unavailable"),
+            Self::OutOfMemory => (503, "out_of_memory"),
+            Self::UpstreamSaturated => (503, "upstream_saturated"),
+            Self::ShuttingDown => (503, "shutting_down"),
+            Self::UpstreamTimeout => (504, "upstream_timeout"),
+            Self::HttpVersion => (505, "http_version_not_supported"),
+            Self::UpstreamHtml(status) => (*status, "upstream_html"),
+        }
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        self.status_and_code().0
+    }
+
+    /// OpenAI's `type`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::UpstreamHtml(_) | Self::UpstreamBroke => "upstream_error",
+            _ => match self.status() {
+                401 => "authentication_error",
+                400..=499 => "invalid_request_error",
+                502 | 504 => "upstream_error",
+                _ => "server_error",
+            },
+        }
+    }
+
+    /// The field of the request that is at fault.
+    #[must_use]
+    pub fn param(&self) -> Option<&'static str> {
+        match self {
+            Self::MissingModel(_) | Self::InvalidModel | Self::DuplicateModel | Self::ModelNotFound { .. } => {
+                Some("model")
+            }
+            _ => None,
+        }
+    }
+
+    /// How long a client should wait before it tries again, where waiting helps.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::CredentialsUnavailable => Some(Duration::from_secs(2)),
+            Self::OutOfMemory | Self::UpstreamSaturated | Self::ShuttingDown => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+
+    /// The JSON body. The sole place that builds one.
+    #[must_use]
+    pub fn to_json(&self) -> Vec<u8> {
+        let message = self.to_string();
+        let (_, code) = self.status_and_code();
+        let body = Body { message: &message, r#type: self.kind(), param: self.param(), code };
+        serde_json::to_vec(&Envelope { error: body }).expect("strings always serialise")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn body_has_openais_four_fields() {
+        let error = ApiError::ModelNotFound { aliases: "flash \"x\"".into(), status: 400 };
+        let value: serde_json::Value = serde_json::from_slice(&error.to_json()).unwrap();
+        assert_eq!(value["error"]["code"], "model_not_found");
+        assert_eq!(value["error"]["param"], "model");
+        assert_eq!(value["error"]["type"], "invalid_request_error");
+        assert!(value["error"]["message"].as_str().unwrap().ends_with("flash \"x\""));
+        assert_eq!(value["error"].as_object().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn upstream_failures_are_not_blamed_on_the_client() {
+        assert_eq!(ApiError::UpstreamRejectedCredentials.status(), 502);
+        assert_eq!(ApiError::UpstreamTimeout.kind(), "upstream_error");
+        assert_eq!(ApiError::OutOfMemory.kind(), "server_error");
+    }
+}

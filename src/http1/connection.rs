@@ -1,0 +1,245 @@
+//! One client's connection: bytes in, bytes out, and whether the client is still there.
+
+use super::head::Head;
+use crate::error::ApiError;
+use crate::server::{Phase, Stop};
+use bytes::BytesMut;
+use std::future::{Future, poll_fn};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How long a kept connection may wait for its next request. Google's front ends reuse connections for up to ten
+/// minutes; the side that sends requests should be the one that closes.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(620);
+/// How long a head may take from its first byte. hyper's default is the same.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much of what the client sends ahead is kept while its request runs, in bytes. Beyond that it waits in the kernel.
+const READ_AHEAD_BYTES: usize = 64 * 1024;
+/// One read's share of the stack, in bytes.
+const SCRATCH_BYTES: usize = 8 * 1024;
+/// After a refusal the rest of the request is read and thrown away for at most this long: closing at once would
+/// reset the connection, and the client might never see the answer.
+const LINGER: Duration = Duration::from_secs(10);
+/// The same while the process stops.
+const LINGER_WHILE_DRAINING: Duration = Duration::from_millis(500);
+/// Output buffers larger than this are not kept between writes, in bytes.
+const KEPT_OUTPUT_BYTES: usize = 2 * 1024;
+
+/// Why a request cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    /// The client closed or reset its connection.
+    HungUp,
+    /// The grace period of a stop is over.
+    Cut,
+}
+
+/// A connection with its buffers.
+pub struct Connection {
+    stream: TcpStream,
+    /// Read and not yet used.
+    pub(super) input: BytesMut,
+    /// Written by the gateway and not yet sent.
+    pub(super) output: Vec<u8>,
+    hung_up: bool,
+    stop: Stop,
+    /// Resolves when running requests have to be cut.
+    cut: Pin<Box<dyn Future<Output = ()> + Send>>,
+    was_cut: bool,
+}
+
+impl Connection {
+    /// Takes an accepted connection.
+    #[must_use]
+    pub fn new(stream: TcpStream, stop: Stop) -> Self {
+        let mut of_cut = stop.clone();
+        Self {
+            stream,
+            input: BytesMut::new(),
+            output: Vec::new(),
+            hung_up: false,
+            cut: Box::pin(async move { of_cut.reached(Phase::Cutting).await }),
+            was_cut: false,
+            stop,
+        }
+    }
+
+    /// Whether the process is stopping, so that no further request is taken.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.stop.phase() >= Phase::Draining
+    }
+
+    /// The next request's head. `None` when the connection ends before one begins.
+    ///
+    /// # Errors
+    /// When what came is no valid head or took too long.
+    pub async fn next_head(&mut self) -> Result<Option<Head>, ApiError> {
+        if self.input.is_empty() {
+            // An idle connection holds no buffer.
+            self.input = BytesMut::new();
+            let mut stop = self.stop.clone();
+            tokio::select! {
+                biased;
+                read = timeout(IDLE_TIMEOUT, self.read_more()) => {
+                    if !matches!(read, Ok(Ok(1..))) {
+                        return Ok(None);
+                    }
+                }
+                () = stop.reached(Phase::Draining) => return Ok(None),
+            }
+        }
+        let deadline = Instant::now() + HEAD_TIMEOUT;
+        loop {
+            if let Some(head) = Head::take(&mut self.input)? {
+                return Ok(Some(head));
+            }
+            match timeout_at(deadline, self.read_more()).await {
+                Ok(Ok(1..)) => {}
+                Ok(_) => return Ok(None),
+                Err(_) => return Err(ApiError::RequestTimeout),
+            }
+        }
+    }
+
+    /// Reads what there is, waiting for at least one byte; 0 at the end.
+    pub(super) async fn read_more(&mut self) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_read_more(cx)).await
+    }
+
+    fn poll_read_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // Through the stack, so that a connection which waits holds no buffer.
+        let mut scratch = [const { MaybeUninit::<u8>::uninit() }; SCRATCH_BYTES];
+        let mut read = ReadBuf::uninit(&mut scratch);
+        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        self.input.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    }
+
+    /// Reads straight into `body`, up to `limit` bytes in all; 0 at the end.
+    pub(super) async fn read_into(&mut self, body: &mut BytesMut, limit: usize) -> io::Result<usize> {
+        use bytes::BufMut;
+        use tokio::io::AsyncReadExt;
+        let wanted = limit - body.len();
+        self.stream.read_buf(&mut body.limit(wanted)).await
+    }
+
+    /// Ready when the client is gone or the grace period is over. What the client sends ahead is kept.
+    fn poll_interruption(&mut self, cx: &mut Context<'_>) -> Poll<Interruption> {
+        while !self.hung_up && self.input.len() < READ_AHEAD_BYTES {
+            match self.poll_read_more(cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(_) => self.hung_up = true,
+                Poll::Pending => break,
+            }
+        }
+        if self.hung_up {
+            return Poll::Ready(Interruption::HungUp);
+        }
+        if !self.was_cut {
+            self.was_cut = self.cut.as_mut().poll(cx).is_ready();
+        }
+        if self.was_cut { Poll::Ready(Interruption::Cut) } else { Poll::Pending }
+    }
+
+    /// Waits for `future`, unless the client hangs up or the grace period ends; `future` is dropped then.
+    ///
+    /// # Errors
+    /// The interruption.
+    pub async fn unless_interrupted<F: Future>(&mut self, future: F) -> Result<F::Output, Interruption> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            self.poll_interruption(cx).map(Err)
+        })
+        .await
+    }
+
+    /// Sends what waits in the output buffer, then `piece`, then `end`.
+    ///
+    /// # Errors
+    /// When the client is gone or the grace period ends before all is sent.
+    pub(super) async fn send(&mut self, piece: &[u8], end: &[u8]) -> Result<(), Interruption> {
+        let output = std::mem::take(&mut self.output);
+        let sent = self.send_all([&output, piece, end]).await;
+        self.output = output;
+        self.output.clear();
+        if self.output.capacity() > KEPT_OUTPUT_BYTES {
+            self.output = Vec::new();
+        }
+        sent
+    }
+
+    async fn send_all(&mut self, parts: [&[u8]; 3]) -> Result<(), Interruption> {
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        let mut sent = 0;
+        poll_fn(|cx| {
+            while sent < total {
+                let mut skip = sent;
+                let slices = parts.map(|part| {
+                    let from = skip.min(part.len());
+                    skip -= from;
+                    IoSlice::new(&part[from..])
+                });
+                match Pin::new(&mut self.stream).poll_write_vectored(cx, &slices) {
+                    Poll::Ready(Ok(count @ 1..)) => sent += count,
+                    Poll::Ready(_) => {
+                        self.hung_up = true;
+                        return Poll::Ready(Err(Interruption::HungUp));
+                    }
+                    // A client that does not read can still go away.
+                    Poll::Pending => return self.poll_interruption(cx).map(Err),
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Sends an interim answer while the body is still being waited for.
+    pub(super) async fn send_continue(&mut self) -> Result<(), Interruption> {
+        self.send_all([b"HTTP/1.1 100 Continue\r\n\r\n", b"", b""]).await
+    }
+
+    /// Reads `count` bytes and throws them away; false when they do not come in time.
+    pub(super) async fn discard(&mut self, mut count: u64) -> bool {
+        let deadline = Instant::now() + LINGER;
+        loop {
+            let here = count.min(self.input.len() as u64);
+            let _ = self.input.split_to(here as usize);
+            count -= here;
+            if count == 0 {
+                return true;
+            }
+            if !matches!(timeout_at(deadline, self.read_more()).await, Ok(Ok(1..))) {
+                return false;
+            }
+        }
+    }
+
+    /// Ends the connection so that the client gets all that was sent, also one that is still sending.
+    pub async fn close(mut self) {
+        let closing = poll_fn(|cx| Pin::new(&mut self.stream).poll_shutdown(cx)).await;
+        if closing.is_err() || self.hung_up || self.was_cut {
+            return;
+        }
+        let deadline = Instant::now() + if self.is_draining() { LINGER_WHILE_DRAINING } else { LINGER };
+        while matches!(timeout_at(deadline, self.read_more()).await, Ok(Ok(1..))) {
+            self.input.clear();
+        }
+    }
+
+    /// Ends the connection so that the client notices: where no framing can show that an answer is incomplete, a
+    /// reset has to.
+    pub fn abort(self) {
+        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+}

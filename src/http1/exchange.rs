@@ -1,0 +1,445 @@
+//! One request and its answer on a client's connection.
+
+use super::chunked::{Decoder, Progress};
+use super::connection::{Connection, Interruption};
+use super::head::{BodyLength, Head, Method};
+use crate::access_log::{Outcome, Record};
+use crate::budget::BodyBudget;
+use crate::config::AllowedOrigins;
+use crate::error::ApiError;
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use std::future::Future;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::time::timeout;
+
+/// How long a client may pause while it sends a body.
+const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Pieces up to this many bytes are copied together and sent at once; larger ones are sent from where they are.
+const COPIED_PIECE_BYTES: usize = 4 * 1024;
+/// What is queued is sent when it reaches this many bytes, even if more is there.
+const QUEUED_BYTES: usize = 32 * 1024;
+/// After a refusal an unread body of at most this many bytes is read, so that the connection can live on.
+const DISCARDED_BODY_BYTES: u64 = 64 * 1024;
+/// The first allocation for a chunked body, in bytes.
+const CHUNKED_START_BYTES: usize = 16 * 1024;
+
+/// Why an exchange ended before its regular end.
+#[derive(Debug)]
+pub enum Failure {
+    /// The gateway answers with an error of its own.
+    Refused(ApiError),
+    /// The client is gone, or the process stops.
+    Interrupted(Interruption),
+    /// The answer had begun and cannot be completed.
+    Broken,
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Interruption> for Failure {
+    fn from(interruption: Interruption) -> Self {
+        Self::Interrupted(interruption)
+    }
+}
+
+/// How the client finds the end of the answer's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// There is none.
+    Empty,
+    /// By `content-length`.
+    Counted,
+    /// By the last chunk.
+    Chunked,
+    /// By the end of the connection: HTTP/1.0 knows nothing better.
+    UntilClose,
+}
+
+/// A whole answer of the gateway's own.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The `content-type`; empty where there is no body.
+    pub content_type: &'static str,
+    /// Further header fields.
+    pub fields: Vec<(&'static str, String)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// A JSON answer.
+    #[must_use]
+    pub fn json(status: u16, body: impl Into<Bytes>) -> Self {
+        Self { status, content_type: "application/json", fields: Vec::new(), body: body.into() }
+    }
+
+    /// An HTML page.
+    #[must_use]
+    pub fn html(body: impl Into<Bytes>) -> Self {
+        Self { status: 200, content_type: "text/html; charset=utf-8", fields: Vec::new(), body: body.into() }
+    }
+}
+
+impl From<&ApiError> for Answer {
+    fn from(error: &ApiError) -> Self {
+        let mut answer = Self::json(error.status(), error.to_json());
+        match error {
+            ApiError::InvalidApiKey => answer.fields.push(("www-authenticate", "Bearer".into())),
+            ApiError::MethodNotAllowed(allowed) => answer.fields.push(("allow", (*allowed).into())),
+            _ => {}
+        }
+        if let Some(wait) = error.retry_after() {
+            answer.fields.push(("retry-after", wait.as_secs().to_string()));
+        }
+        answer
+    }
+}
+
+/// One request, its answer, and what is noted of both.
+pub struct Exchange<'c> {
+    connection: &'c mut Connection,
+    /// The request's head.
+    pub head: Head,
+    /// What the log line will say.
+    pub record: Record,
+    /// The `Origin` that may read the answer.
+    allowed_origin: Option<Bytes>,
+    any_origin_matters: bool,
+    body_is_unread: bool,
+    answer_begun: bool,
+    framing: Framing,
+    keep_alive: bool,
+}
+
+impl<'c> Exchange<'c> {
+    /// Begins with a head that was just read.
+    #[must_use]
+    pub fn new(connection: &'c mut Connection, head: Head, record: Record, cors: &AllowedOrigins) -> Self {
+        let allowed_origin = head.shared_value("origin").filter(|origin| cors.allows(origin));
+        Self {
+            body_is_unread: head.body != BodyLength::Counted(0),
+            keep_alive: head.keep_alive,
+            any_origin_matters: *cors != AllowedOrigins::Listed(Vec::new()),
+            connection,
+            head,
+            record,
+            allowed_origin,
+            answer_begun: false,
+            framing: Framing::Empty,
+        }
+    }
+
+    /// Whether the page that sent the request may read the answer.
+    #[must_use]
+    pub fn origin_is_allowed(&self) -> bool {
+        self.allowed_origin.is_some()
+    }
+
+    /// Waits for `future`, unless the client hangs up or the grace period ends; `future` is dropped then.
+    ///
+    /// # Errors
+    /// The interruption.
+    pub async fn unless_interrupted<F: Future>(&mut self, future: F) -> Result<F::Output, Interruption> {
+        self.connection.unless_interrupted(future).await
+    }
+
+    /// Reads the whole request body within the limits.
+    ///
+    /// # Errors
+    /// 400, 408, 413 or 503, or that the client hung up.
+    pub async fn read_body(&mut self, max_bytes: usize, budget: &Arc<BodyBudget>) -> Result<Bytes, Failure> {
+        let body = match self.head.body {
+            BodyLength::Counted(length) => {
+                let length = usize::try_from(length)
+                    .ok()
+                    .filter(|length| *length <= max_bytes)
+                    .ok_or(ApiError::BodyTooLarge(max_bytes))?;
+                let reservation = budget.reserve(length).ok_or(ApiError::OutOfMemory)?;
+                self.go_on().await?;
+                reservation.hold(self.read_counted(length).await?)
+            }
+            BodyLength::Chunked => {
+                let mut reservation = budget.reserve(CHUNKED_START_BYTES).ok_or(ApiError::OutOfMemory)?;
+                self.go_on().await?;
+                let body = self.read_chunked(max_bytes, |bytes| reservation.grow_to(bytes)).await?;
+                reservation.hold(body)
+            }
+        };
+        self.body_is_unread = false;
+        self.record.request_bytes = body.len() as u64;
+        Ok(body)
+    }
+
+    /// Tells a client that waits for it to send the body now.
+    async fn go_on(&mut self) -> Result<(), Failure> {
+        if self.head.expects_continue {
+            self.head.expects_continue = false;
+            // What has come before the interim answer shows that nobody waits for it.
+            if self.connection.input.is_empty() {
+                self.connection.send_continue().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_counted(&mut self, length: usize) -> Result<BytesMut, Failure> {
+        let input = &mut self.connection.input;
+        if input.len() >= length {
+            // Came together with the head: shares its buffer, nothing is copied.
+            return Ok(input.split_to(length));
+        }
+        let mut body = BytesMut::with_capacity(length);
+        body.extend_from_slice(input);
+        input.clear();
+        while body.len() < length {
+            let read = timeout(BODY_STALL_TIMEOUT, self.connection.read_into(&mut body, length)).await;
+            arrived(read)?;
+        }
+        Ok(body)
+    }
+
+    async fn read_chunked(
+        &mut self,
+        max_bytes: usize,
+        mut grow_to: impl FnMut(usize) -> bool,
+    ) -> Result<BytesMut, Failure> {
+        let mut decoder = Decoder::default();
+        let mut body = BytesMut::with_capacity(CHUNKED_START_BYTES);
+        loop {
+            match decoder.decode(&mut self.connection.input, &mut body, max_bytes) {
+                Ok(Progress::Done) => return Ok(body),
+                Ok(Progress::OverLimit) => return Err(ApiError::BodyTooLarge(max_bytes).into()),
+                Ok(Progress::NeedsMore) => {}
+                Err(_) => {
+                    self.keep_alive = false;
+                    return Err(ApiError::BadRequest("a chunk of the body is malformed").into());
+                }
+            }
+            if !grow_to(body.capacity()) {
+                return Err(ApiError::OutOfMemory.into());
+            }
+            arrived(timeout(BODY_STALL_TIMEOUT, self.connection.read_more()).await)?;
+        }
+    }
+
+    /// Sends a whole answer of the gateway's own.
+    ///
+    /// # Errors
+    /// That the client is gone.
+    pub async fn answer(&mut self, answer: Answer) -> Result<(), Interruption> {
+        self.begin(answer.status);
+        self.field("x-content-type-options", b"nosniff");
+        if !answer.content_type.is_empty() {
+            self.field("content-type", answer.content_type.as_bytes());
+        }
+        for (name, value) in &answer.fields {
+            self.field(name, value.as_bytes());
+        }
+        if answer.status == 204 {
+            self.end_of_head(Framing::Empty);
+        } else {
+            let length = answer.body.len();
+            self.length_field(length as u64);
+            self.end_of_head(Framing::Counted);
+        }
+        if self.head.method != Method::Head && answer.status != 204 {
+            self.piece(&answer.body).await?;
+        }
+        self.end().await
+    }
+
+    /// Begins the head of the answer.
+    pub fn begin(&mut self, status: u16) {
+        // The rest of the request stands in the way of the next one: it is read if it is short, or else the
+        // connection ends.
+        let rest_is_short = match self.head.body {
+            BodyLength::Counted(length) => length <= DISCARDED_BODY_BYTES && !self.head.expects_continue,
+            BodyLength::Chunked => false,
+        };
+        if (self.body_is_unread && !rest_is_short) || self.connection.is_draining() {
+            self.keep_alive = false;
+        }
+        self.answer_begun = true;
+        self.record.status = Some(status);
+        let out = &mut self.connection.output;
+        out.clear();
+        out.reserve(512);
+        let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
+        let _ = write!(out, "HTTP/1.1 {status} {reason}\r\ndate: {}\r\n", httpdate::HttpDate::from(SystemTime::now()));
+        let id = self.record.id;
+        self.field("x-request-id", id.as_str().as_bytes());
+        if let Some(origin) = self.allowed_origin.clone() {
+            self.field("access-control-allow-origin", &origin);
+            self.field("access-control-expose-headers", b"x-request-id, server-timing, retry-after");
+        }
+        if self.any_origin_matters {
+            self.field("vary", b"Origin");
+        }
+    }
+
+    /// Adds a header field. `value` must not contain line ends: all values are our own words or came through a parser
+    /// that excludes them.
+    pub fn field(&mut self, name: &str, value: &[u8]) {
+        let out = &mut self.connection.output;
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    }
+
+    /// Adds `content-length`.
+    pub fn length_field(&mut self, length: u64) {
+        let _ = write!(self.connection.output, "content-length: {length}\r\n");
+    }
+
+    /// Ends the head.
+    pub fn end_of_head(&mut self, framing: Framing) {
+        self.framing = match framing {
+            Framing::Chunked if !self.head.http11 => Framing::UntilClose,
+            framing => framing,
+        };
+        match self.framing {
+            Framing::Chunked => self.field("transfer-encoding", b"chunked"),
+            Framing::UntilClose => self.keep_alive = false,
+            Framing::Empty | Framing::Counted => {}
+        }
+        if !self.keep_alive {
+            self.field("connection", b"close");
+        } else if !self.head.http11 {
+            self.field("connection", b"keep-alive");
+        }
+        self.connection.output.extend_from_slice(b"\r\n");
+    }
+
+    /// Adds a piece of the answer's body: queued if it is small, sent with all that is queued if not.
+    ///
+    /// # Errors
+    /// That the client is gone or the grace period is over.
+    pub async fn piece(&mut self, piece: &[u8]) -> Result<(), Interruption> {
+        if piece.is_empty() {
+            return Ok(());
+        }
+        if self.record.first_byte.is_none() {
+            self.record.first_byte = Some(self.record.elapsed());
+        }
+        let end: &[u8] = if self.framing == Framing::Chunked {
+            let _ = write!(self.connection.output, "{:x}\r\n", piece.len());
+            b"\r\n"
+        } else {
+            b""
+        };
+        if piece.len() <= COPIED_PIECE_BYTES {
+            let out = &mut self.connection.output;
+            out.extend_from_slice(piece);
+            out.extend_from_slice(end);
+            if out.len() >= QUEUED_BYTES {
+                self.send_queued().await?;
+            }
+        } else {
+            self.connection.send(piece, end).await?;
+        }
+        self.record.response_bytes += piece.len() as u64;
+        Ok(())
+    }
+
+    /// Whether something waits to be sent.
+    #[must_use]
+    pub fn has_queued(&self) -> bool {
+        !self.connection.output.is_empty()
+    }
+
+    /// Sends what is queued.
+    ///
+    /// # Errors
+    /// That the client is gone or the grace period is over.
+    pub async fn send_queued(&mut self) -> Result<(), Interruption> {
+        self.connection.send(b"", b"").await
+    }
+
+    /// Ends the answer's body regularly and sends all of it.
+    ///
+    /// # Errors
+    /// That the client is gone or the grace period is over.
+    pub async fn end(&mut self) -> Result<(), Interruption> {
+        if self.framing == Framing::Chunked {
+            self.connection.output.extend_from_slice(b"0\r\n\r\n");
+        }
+        self.send_queued().await
+    }
+
+    /// Ends the exchange: answers with an error where there is one, writes the log line. Returns whether the
+    /// connection can carry another request.
+    pub async fn finish(mut self, result: Result<(), Failure>) -> Next {
+        let result = match result {
+            Err(Failure::Interrupted(Interruption::Cut)) if !self.answer_begun => {
+                self.record.outcome = Some(Outcome::CutByShutdown);
+                Err(Failure::Refused(ApiError::ShuttingDown))
+            }
+            result => result,
+        };
+        let result = match result {
+            Err(Failure::Refused(error)) if !self.answer_begun => {
+                let (_, code) = error.status_and_code();
+                self.record.error.get_or_insert_with(|| code.to_owned());
+                self.record.outcome.get_or_insert(Outcome::Rejected);
+                self.answer(Answer::from(&error)).await.map_err(Failure::Interrupted)
+            }
+            result => result,
+        };
+        let Self { connection, head, mut record, body_is_unread, framing, keep_alive, .. } = self;
+        match result {
+            Ok(()) => {
+                record.outcome.get_or_insert(Outcome::Completed);
+                drop(record);
+            }
+            Err(failure) => {
+                match failure {
+                    Failure::Interrupted(Interruption::HungUp) => record.outcome = Some(Outcome::ClientHungUp),
+                    Failure::Interrupted(Interruption::Cut) => record.outcome = Some(Outcome::CutByShutdown),
+                    Failure::Broken | Failure::Refused(_) => {
+                        record.outcome.get_or_insert(Outcome::UpstreamBroke);
+                    }
+                }
+                return if framing == Framing::UntilClose { Next::Abort } else { Next::Drop };
+            }
+        }
+        if !keep_alive {
+            return Next::Close;
+        }
+        match head.body {
+            BodyLength::Counted(length) if body_is_unread && !connection.discard(length).await => Next::Close,
+            _ => Next::Request,
+        }
+    }
+}
+
+/// What becomes of the connection after an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It carries the next request.
+    Request,
+    /// It ends in good order.
+    Close,
+    /// It ends in the middle of an answer, which its framing shows.
+    Drop,
+    /// It ends in the middle of an answer that only a reset can show to be incomplete.
+    Abort,
+}
+
+/// Judges one read of the body.
+fn arrived(read: Result<io::Result<usize>, tokio::time::error::Elapsed>) -> Result<(), Failure> {
+    match read {
+        Ok(Ok(1..)) => Ok(()),
+        Ok(_) => Err(Interruption::HungUp.into()),
+        Err(_) => Err(ApiError::RequestTimeout.into()),
+    }
+}

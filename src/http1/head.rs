@@ -1,0 +1,386 @@
+//! The head of a request: request line and header fields, parsed by `httparse`, judged more strictly here.
+//!
+//! What two HTTP implementations could read differently is refused, not repaired: both lengths in one request, a
+//! length given twice, bare line feeds, two hosts.
+
+use crate::error::ApiError;
+use bytes::{Bytes, BytesMut};
+use std::ops::Range;
+
+/// Largest head in bytes. Cloud Run's front end allows 64 KiB; nginx defaults to four buffers of 8 KiB.
+const MAX_HEAD_BYTES: usize = 32 * 1024;
+/// Most header fields. Apache and hyper allow 100.
+const MAX_FIELDS: usize = 100;
+
+/// The methods that some route knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// GET
+    Get,
+    /// HEAD
+    Head,
+    /// POST
+    Post,
+    /// OPTIONS
+    Options,
+    /// Anything else.
+    Other,
+}
+
+impl Method {
+    /// Its name; what no route knows has none, so that a client's text never gets into the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Options => "OPTIONS",
+            Self::Other => "OTHER",
+        }
+    }
+}
+
+/// How the end of the request body is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyLength {
+    /// `content-length`, or 0 where there is none.
+    Counted(u64),
+    /// `transfer-encoding: chunked`
+    Chunked,
+}
+
+/// One request head. The fields are ranges into one shared buffer, so that nothing is copied.
+#[derive(Debug)]
+pub struct Head {
+    bytes: Bytes,
+    /// The method.
+    pub method: Method,
+    /// Whether the request is HTTP/1.1 and not HTTP/1.0.
+    pub http11: bool,
+    /// How long the body is.
+    pub body: BodyLength,
+    /// Whether the client lets the connection live on.
+    pub keep_alive: bool,
+    /// Whether the client waits for `100 Continue`.
+    pub expects_continue: bool,
+    path: Range<usize>,
+    fields: Vec<(Range<usize>, Range<usize>)>,
+}
+
+impl Head {
+    /// Stands for a head that could not be read: what follows it cannot be told either.
+    #[must_use]
+    pub fn unreadable() -> Self {
+        Self {
+            bytes: Bytes::new(),
+            method: Method::Other,
+            http11: true,
+            body: BodyLength::Counted(0),
+            keep_alive: false,
+            expects_continue: false,
+            path: 0..0,
+            fields: Vec::new(),
+        }
+    }
+
+    /// Takes one head off the front of what has been read. `None` means that its end has not come yet.
+    ///
+    /// # Errors
+    /// When what is there can never become a valid head.
+    pub fn take(input: &mut BytesMut) -> Result<Option<Self>, ApiError> {
+        // Empty lines before a request line are allowed (RFC 9112, section 2.2).
+        let blank = input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let Some(length) = end_of_head(&input[blank..]) else {
+            return if input.len() > MAX_HEAD_BYTES { Err(ApiError::HeadersTooLarge) } else { Ok(None) };
+        };
+        if length > MAX_HEAD_BYTES {
+            return Err(ApiError::HeadersTooLarge);
+        }
+        let _ = input.split_to(blank);
+        let bytes = input.split_to(length).freeze();
+        Self::parse(bytes).map(Some)
+    }
+
+    fn parse(bytes: Bytes) -> Result<Self, ApiError> {
+        refuse_bare_line_feeds(&bytes)?;
+        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut fields);
+        match request.parse(&bytes) {
+            Ok(httparse::Status::Complete(parsed)) if parsed == bytes.len() => {}
+            Ok(_) => return Err(ApiError::BadRequest("the head is incomplete")),
+            Err(httparse::Error::TooManyHeaders) => return Err(ApiError::HeadersTooLarge),
+            Err(httparse::Error::Version) => return Err(ApiError::HttpVersion),
+            Err(_) => return Err(ApiError::BadRequest("the request line or a header field is malformed")),
+        }
+        let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+            return Err(ApiError::BadRequest("the request line is incomplete"));
+        };
+        let span = |part: &[u8]| {
+            let start = part.as_ptr() as usize - bytes.as_ptr() as usize;
+            start..start + part.len()
+        };
+        let method = match method {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "POST" => Method::Post,
+            "OPTIONS" => Method::Options,
+            _ => Method::Other,
+        };
+        let path = span(path_of(target).as_bytes());
+        let fields: Vec<_> =
+            request.headers.iter().map(|field| (span(field.name.as_bytes()), span(field.value))).collect();
+        let mut head = Self {
+            bytes: bytes.clone(),
+            method,
+            http11: version == 1,
+            body: BodyLength::Counted(0),
+            keep_alive: version == 1,
+            expects_continue: false,
+            path,
+            fields,
+        };
+        head.read_framing()?;
+        Ok(head)
+    }
+
+    /// Finds out where the body ends and whether the connection may live on.
+    fn read_framing(&mut self) -> Result<(), ApiError> {
+        let mut hosts = 0;
+        let mut length = None;
+        let mut chunked = false;
+        let (mut close, mut keep_alive, mut expects_continue) = (false, false, false);
+        for (name, value) in self.fields() {
+            // The length tells most fields apart before any byte is compared.
+            match name.len() {
+                4 if name.eq_ignore_ascii_case(b"host") => hosts += 1,
+                6 if name.eq_ignore_ascii_case(b"expect") => {
+                    if !value.eq_ignore_ascii_case(b"100-continue") {
+                        return Err(ApiError::Expectation);
+                    }
+                    expects_continue = true;
+                }
+                10 if name.eq_ignore_ascii_case(b"connection") => {
+                    for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                        close |= token.eq_ignore_ascii_case(b"close");
+                        keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                    }
+                }
+                14 if name.eq_ignore_ascii_case(b"content-length") => {
+                    if length.is_some() {
+                        return Err(ApiError::BadRequest("content-length is given twice"));
+                    }
+                    length = Some(parse_length(value).ok_or(ApiError::BadRequest("content-length is not a number"))?);
+                }
+                17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                    if chunked {
+                        return Err(ApiError::BadRequest("transfer-encoding is given twice"));
+                    }
+                    if !value.eq_ignore_ascii_case(b"chunked") {
+                        return Err(ApiError::TransferEncoding);
+                    }
+                    chunked = true;
+                }
+                _ => {}
+            }
+        }
+        if hosts > 1 || (hosts == 0 && self.http11) {
+            return Err(ApiError::BadRequest("exactly one host header is needed"));
+        }
+        self.body = match (length, chunked) {
+            (Some(_), true) => {
+                return Err(ApiError::BadRequest("content-length and transfer-encoding exclude each other"));
+            }
+            (None, true) if !self.http11 => {
+                return Err(ApiError::BadRequest("HTTP/1.0 has no transfer-encoding"));
+            }
+            (None, true) => BodyLength::Chunked,
+            (length, false) => BodyLength::Counted(length.unwrap_or(0)),
+        };
+        self.keep_alive = !close && (self.http11 || keep_alive);
+        // HTTP/1.0 clients do not know interim answers (RFC 9110, section 10.1.1).
+        self.expects_continue = expects_continue && self.http11 && self.body != BodyLength::Counted(0);
+        Ok(())
+    }
+
+    /// The path of the target, without the query.
+    #[must_use]
+    pub fn path(&self) -> &[u8] {
+        &self.bytes[self.path.clone()]
+    }
+
+    /// All header fields.
+    pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.iter().map(|(name, value)| (&self.bytes[name.clone()], &self.bytes[value.clone()]))
+    }
+
+    /// All values of a header field; `name` in lower case.
+    pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields().filter(move |(known, _)| known.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
+    /// The first value of a header field; `name` in lower case.
+    #[must_use]
+    pub fn value<'a>(&'a self, name: &'a str) -> Option<&'a [u8]> {
+        self.values(name).next()
+    }
+
+    /// The first value of a header field as a shared slice; `name` in lower case.
+    #[must_use]
+    pub fn shared_value(&self, name: &str) -> Option<Bytes> {
+        let is_it = |field: &Range<usize>| self.bytes[field.clone()].eq_ignore_ascii_case(name.as_bytes());
+        self.fields.iter().find(|(known, _)| is_it(known)).map(|(_, value)| self.bytes.slice(value.clone()))
+    }
+}
+
+/// How many bytes the head has, its last empty line included. Bare line feeds count here, so that a head with them
+/// is refused at once and not waited for.
+fn end_of_head(input: &[u8]) -> Option<usize> {
+    let mut searched = 0;
+    while let Some(at) = input[searched..].iter().position(|byte| *byte == b'\n') {
+        let next = searched + at + 1;
+        match &input[next..] {
+            [b'\n', ..] => return Some(next + 1),
+            [b'\r', b'\n', ..] => return Some(next + 2),
+            _ => searched = next,
+        }
+    }
+    None
+}
+
+fn refuse_bare_line_feeds(head: &[u8]) -> Result<(), ApiError> {
+    let mut before = 0;
+    for &byte in head {
+        if byte == b'\n' && before != b'\r' {
+            return Err(ApiError::BadRequest("lines must end in CR LF"));
+        }
+        before = byte;
+    }
+    Ok(())
+}
+
+fn parse_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// The path in a request target: `/path?query`, or `http://host/path?query` as sent to proxies.
+fn path_of(target: &str) -> &str {
+    let after_authority = match target.split_once("://") {
+        Some((scheme, rest)) if !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+            match rest.find(['/', '?']) {
+                Some(at) => &rest[at..],
+                None => "/",
+            }
+        }
+        _ => target,
+    };
+    match after_authority.find(['?', '#']) {
+        Some(at) => &after_authority[..at],
+        None => after_authority,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn take(text: &str) -> Result<Option<Head>, ApiError> {
+        Head::take(&mut BytesMut::from(text))
+    }
+
+    fn head(text: &str) -> Head {
+        take(text).unwrap().unwrap()
+    }
+
+    fn refusal(text: &str) -> &'static str {
+        take(text).unwrap_err().status_and_code().1
+    }
+
+    #[test]
+    fn a_head_is_taken_and_the_rest_stays() {
+        let mut input = BytesMut::from(
+            "\r\nPOST /v1/x?key=1 HTTP/1.1\r\nHost: a\r\nX-Api-Key:  k \r\nContent-Length: 3\r\n\r\nabcGET",
+        );
+        let head = Head::take(&mut input).unwrap().unwrap();
+        assert_eq!(head.method, Method::Post);
+        assert_eq!(head.path(), b"/v1/x");
+        assert_eq!(head.value("x-api-key"), Some(&b"k"[..]));
+        assert_eq!(head.shared_value("host").unwrap(), "a");
+        assert_eq!(head.body, BodyLength::Counted(3));
+        assert!(head.keep_alive && head.http11 && !head.expects_continue);
+        assert_eq!(input, "abcGET");
+    }
+
+    #[test]
+    fn an_unfinished_head_is_waited_for_up_to_the_limit() {
+        assert!(take("GET / HTTP/1.1\r\nHost: a\r\n").unwrap().is_none());
+        assert_eq!(refusal(&format!("GET / HTTP/1.1\r\nHost: {}", "a".repeat(MAX_HEAD_BYTES))), "headers_too_large");
+        let many = "x: y\r\n".repeat(MAX_FIELDS);
+        assert_eq!(refusal(&format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n")), "headers_too_large");
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        let with = |fields: &str| refusal(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+        assert_eq!(with("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"), "bad_request");
+        assert_eq!(with("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n"), "bad_request");
+        assert_eq!(with("Content-Length: 3\r\nContent-Length: 3\r\n"), "bad_request");
+        assert_eq!(with("Content-Length: 3, 3\r\n"), "bad_request");
+        assert_eq!(with("Content-Length: +3\r\n"), "bad_request");
+        assert_eq!(with("Content-Length: 99999999999999999999\r\n"), "bad_request");
+        assert_eq!(with("Content-Length:\r\n"), "bad_request");
+        assert_eq!(with("Transfer-Encoding: gzip, chunked\r\n"), "unsupported_transfer_encoding");
+        assert_eq!(with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), "bad_request");
+        assert_eq!(with("Host: b\r\n"), "bad_request");
+        assert_eq!(with("Expect: tea\r\n"), "expectation_failed");
+        assert_eq!(with("X: a\r\n folded\r\n"), "bad_request");
+        assert_eq!(with("X : a\r\n"), "bad_request");
+        assert_eq!(refusal("GET / HTTP/1.1\nHost: a\n\n"), "bad_request");
+        assert_eq!(refusal("GET / HTTP/1.1\r\nHost: a\r\nX: b\n\r\n"), "bad_request");
+        assert_eq!(refusal("GET / HTTP/1.1\r\n\r\n"), "bad_request");
+        assert_eq!(refusal("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), "http_version_not_supported");
+        assert_eq!(refusal("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), "bad_request");
+    }
+
+    #[test]
+    fn connections_live_on_as_the_version_says() {
+        let alive =
+            |version: &str, field: &str| head(&format!("GET / HTTP/{version}\r\nHost: a\r\n{field}\r\n")).keep_alive;
+        assert!(alive("1.1", ""));
+        assert!(!alive("1.1", "Connection: foo, Close\r\n"));
+        assert!(!alive("1.0", ""));
+        assert!(alive("1.0", "Connection: keep-alive\r\n"));
+    }
+
+    #[test]
+    fn paths_of_targets() {
+        assert_eq!(path_of("/a?b#c"), "/a");
+        assert_eq!(path_of("http://h:1/a/b?c"), "/a/b");
+        assert_eq!(path_of("http://h"), "/");
+        assert_eq!(path_of("http://h?x"), "");
+        assert_eq!(path_of("*"), "*");
+        assert_eq!(path_of("/x://y"), "/x://y");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Head::take(&mut BytesMut::from(&bytes[..]));
+        }
+
+        #[test]
+        fn heads_split_anywhere_parse_alike(cut in 0usize..70) {
+            let text = "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 12\r\n\r\n";
+            let mut input = BytesMut::from(&text.as_bytes()[..cut.min(text.len())]);
+            if cut < text.len() {
+                prop_assert!(Head::take(&mut input).unwrap().is_none());
+            }
+            input.extend_from_slice(&text.as_bytes()[cut.min(text.len())..]);
+            prop_assert_eq!(Head::take(&mut input).unwrap().unwrap().body, BodyLength::Counted(12));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Model aliases: the short names that clients use, and the Vertex model behind each.
+
+use bytes::Bytes;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The `created` of every model object. The gateway has no such date, and a constant keeps the answers of all
+/// instances equal: 2025-01-01T00:00:00Z in Unix seconds.
+const CREATED: u64 = 1_735_689_600;
+
+/// What the configuration says of one alias.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelConfig {
+    /// The full Vertex id, `publisher/model`.
+    pub vertex_id: String,
+    /// Another location than the default one.
+    pub location: Option<String>,
+}
+
+/// One alias, ready to be used.
+#[derive(Debug)]
+pub struct Model {
+    /// The client's name for it.
+    pub alias: Arc<str>,
+    /// The Vertex id as a JSON string, quotes included: what takes the place of the client's value.
+    pub quoted_id: Bytes,
+    /// The index of its location in [`Models::locations`].
+    pub location: usize,
+    /// The model object of `GET /v1/models/{alias}`.
+    pub json: Bytes,
+}
+
+/// All aliases, built once.
+#[derive(Debug)]
+pub struct Models {
+    /// Sorted by alias.
+    models: Vec<Model>,
+    locations: Vec<String>,
+    names: String,
+    list_json: Bytes,
+    health_json: Bytes,
+}
+
+#[derive(Serialize)]
+struct ModelJson<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'a str,
+    vertex_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct HealthJson<'a> {
+    ok: bool,
+    models: &'a [&'a str],
+}
+
+#[derive(Serialize)]
+struct ListJson<'a> {
+    object: &'static str,
+    data: &'a [ModelJson<'a>],
+}
+
+impl Models {
+    /// Builds the table. `default_location` serves every alias that names none.
+    #[must_use]
+    pub fn new(configured: &BTreeMap<String, ModelConfig>, default_location: &str) -> Self {
+        let mut locations = Vec::new();
+        let mut models = Vec::with_capacity(configured.len());
+        let mut objects = Vec::with_capacity(configured.len());
+        for (alias, model) in configured {
+            let wanted = model.location.as_deref().unwrap_or(default_location);
+            let location = locations.iter().position(|known| known == wanted).unwrap_or_else(|| {
+                locations.push(wanted.to_owned());
+                locations.len() - 1
+            });
+            let object = ModelJson {
+                id: alias,
+                object: "model",
+                created: CREATED,
+                owned_by: model.vertex_id.split('/').next().unwrap_or_default(),
+                vertex_id: &model.vertex_id,
+            };
+            models.push(Model {
+                alias: alias.as_str().into(),
+                quoted_id: to_json(&model.vertex_id),
+                location,
+                json: to_json(&object),
+            });
+            objects.push(object);
+        }
+        let names: Vec<&str> = configured.keys().map(String::as_str).collect();
+        Self {
+            list_json: to_json(&ListJson { object: "list", data: &objects }),
+            health_json: to_json(&HealthJson { ok: true, models: &names }),
+            names: names.join(", "),
+            models,
+            locations,
+        }
+    }
+
+    /// The model behind an alias.
+    #[must_use]
+    pub fn resolve(&self, alias: &str) -> Option<&Model> {
+        let index = self.models.binary_search_by(|model| (*model.alias).cmp(alias)).ok()?;
+        self.models.get(index)
+    }
+
+    /// Every location that some alias uses.
+    #[must_use]
+    pub fn locations(&self) -> &[String] {
+        &self.locations
+    }
+
+    /// All aliases with what they stand for, sorted.
+    pub fn iter(&self) -> impl Iterator<Item = &Model> {
+        self.models.iter()
+    }
+
+    /// The aliases in one line, for error messages.
+    #[must_use]
+    pub fn names(&self) -> &str {
+        &self.names
+    }
+
+    /// The body of `GET /v1/models`.
+    #[must_use]
+    pub fn list_json(&self) -> Bytes {
+        self.list_json.clone()
+    }
+
+    /// The body of `GET /health`.
+    #[must_use]
+    pub fn health_json(&self) -> Bytes {
+        self.health_json.clone()
+    }
+}
+
+fn to_json<T: Serialize + ?Sized>(value: &T) -> Bytes {
+    serde_json::to_vec(value).expect("strings and numbers always serialise").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(vertex_id: &str, location: Option<&str>) -> ModelConfig {
+        ModelConfig { vertex_id: vertex_id.into(), location: location.map(Into::into) }
+    }
+
+    #[test]
+    fn aliases_resolve_and_share_locations() {
+        let configured = BTreeMap::from([
+            ("pro".to_owned(), config("google/gemini-3.1-pro-preview", Some("global"))),
+            ("flash".to_owned(), config("google/gemini-2.5-flash", None)),
+            ("lite".to_owned(), config("google/gemini-2.5-flash-lite", None)),
+        ]);
+        let models = Models::new(&configured, "europe-west4");
+        assert_eq!(models.locations(), ["europe-west4", "global"]);
+        assert_eq!(models.resolve("pro").unwrap().location, 1);
+        assert_eq!(models.resolve("lite").unwrap().location, 0);
+        assert_eq!(models.resolve("flash").unwrap().quoted_id, "\"google/gemini-2.5-flash\"");
+        assert!(models.resolve("google/gemini-2.5-flash").is_none());
+        assert!(models.resolve("").is_none());
+        assert_eq!(models.names(), "flash, lite, pro");
+    }
+
+    #[test]
+    fn model_objects_are_openais_plus_the_vertex_id() {
+        let configured = BTreeMap::from([("flash".to_owned(), config("google/gemini-2.5-flash", None))]);
+        let models = Models::new(&configured, "global");
+        let list: serde_json::Value = serde_json::from_slice(&models.list_json()).unwrap();
+        let object = &list["data"][0];
+        assert_eq!(object["owned_by"], "google");
+        assert_eq!(object["vertex_id"], "google/gemini-2.5-flash");
+        let one: serde_json::Value = serde_json::from_slice(&models.resolve("flash").unwrap().json).unwrap();
+        assert_eq!(&one, object);
+        assert_eq!(models.health_json(), r#"{"ok":true,"models":["flash"]}"#);
+    }
+}

@@ -1,0 +1,310 @@
+//! Upstream's answer on its way to the client: header fields by a list, the body as it is and as soon as it comes.
+
+use crate::App;
+use crate::access_log::Outcome;
+use crate::error::ApiError;
+use crate::http1::{Exchange, Failure, Framing, Interruption};
+use crate::repair::{self, Repair};
+use crate::upstream::Answer;
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http_body::Body;
+use hyper::body::Incoming;
+use std::fmt::Write;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+/// The header fields of upstream that reach the client, besides `content-length`.
+const PASSED_FIELDS: [&str; 10] = [
+    "content-type",
+    "content-encoding",
+    "content-language",
+    "content-disposition",
+    "cache-control",
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+    "x-vertex-ai-llm-request-type",
+    "x-vertex-ai-llm-shared-request-type",
+];
+
+/// Passes an answer on. `parsing` is the time that the gateway spent before it forwarded the request.
+///
+/// # Errors
+/// How the exchange broke off.
+pub async fn pass_on(app: &App, exchange: &mut Exchange<'_>, answer: Answer, parsing: Duration) -> Result<(), Failure> {
+    let status = answer.parts.status;
+    exchange.record.upstream_status = Some(status.as_u16());
+    // What the gateway itself took: all but the waits for the client's body, for a bearer and for upstream.
+    let overhead = parsing + answer.overhead;
+    exchange.record.overhead = Some(overhead);
+    let mut body = Source { body: answer.body, first: None, broken: None };
+    let repair = if app.repair_errors && !status.is_success() {
+        repair::examine(exchange, status.as_u16(), &answer.parts.headers, &mut body).await?
+    } else {
+        Repair::none()
+    };
+    if let Some(error) = repair.replacement {
+        exchange.record.outcome = Some(Outcome::Completed);
+        return Err(error.into());
+    }
+
+    let headers = &answer.parts.headers;
+    let is_sse = is_event_stream(headers);
+    exchange.begin(status.as_u16());
+    write_fields(exchange, headers, is_sse);
+    if let Some(seconds) = repair.retry_after {
+        exchange.field("retry-after", seconds.to_string().as_bytes());
+    }
+    let mut timing = String::with_capacity(48);
+    let _ =
+        write!(timing, "gateway;dur={:.3}, upstream;dur={:.3}", milliseconds(overhead), milliseconds(answer.waited));
+    exchange.field("server-timing", timing.as_bytes());
+    let framing = framing_of(exchange, status.as_u16(), headers, repair.removed_bytes);
+    exchange.end_of_head(framing);
+
+    let mut tail = Tail::default();
+    match copy(exchange, &mut body, &mut tail).await {
+        Ok(()) => {
+            exchange.end().await?;
+            if is_sse && status.is_success() && !tail.ends_with_done() {
+                exchange.record.outcome = Some(Outcome::EndedWithoutDone);
+            }
+            Ok(())
+        }
+        Err(Break::Upstream(cause)) => {
+            exchange.record.error = Some(format!("upstream_broke: {cause}"));
+            exchange.record.outcome = Some(Outcome::UpstreamBroke);
+            append_error(exchange, is_sse, framing, &tail, &ApiError::UpstreamBroke).await?;
+            Err(Failure::Broken)
+        }
+        Err(Break::Client(interruption)) => {
+            if interruption == Interruption::Cut {
+                append_error(exchange, is_sse, framing, &tail, &ApiError::ShuttingDown).await?;
+            }
+            Err(interruption.into())
+        }
+    }
+}
+
+/// Why the copying ended early.
+enum Break {
+    Upstream(hyper::Error),
+    Client(Interruption),
+}
+
+impl From<Interruption> for Break {
+    fn from(interruption: Interruption) -> Self {
+        Self::Client(interruption)
+    }
+}
+
+/// Upstream's body, with what a repair has already taken from it put back in front.
+pub(crate) struct Source {
+    pub(crate) body: Incoming,
+    pub(crate) first: Option<Bytes>,
+    /// How it broke while a repair read it: hyper says so once only.
+    pub(crate) broken: Option<hyper::Error>,
+}
+
+impl Source {
+    /// The next piece of the body. Trailers are left out.
+    pub(crate) fn poll_piece(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        loop {
+            return match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => Poll::Ready(Some(Ok(data))),
+                    Err(_trailers) => continue,
+                },
+                Some(Err(error)) => Poll::Ready(Some(Err(error))),
+                None => Poll::Ready(None),
+            };
+        }
+    }
+}
+
+/// Copies the body piece by piece. What is there is sent at once; pieces that came together are sent together.
+async fn copy(exchange: &mut Exchange<'_>, source: &mut Source, tail: &mut Tail) -> Result<(), Break> {
+    loop {
+        let ready = poll_fn(|cx| Poll::Ready(source.poll_piece(cx))).await;
+        let piece = match ready {
+            Poll::Ready(piece) => piece,
+            Poll::Pending if exchange.has_queued() => {
+                exchange.send_queued().await?;
+                continue;
+            }
+            Poll::Pending => exchange.unless_interrupted(poll_fn(|cx| source.poll_piece(cx))).await?,
+        };
+        match piece {
+            None => return Ok(()),
+            Some(Ok(data)) => {
+                tail.push(&data);
+                exchange.piece(&data).await?;
+            }
+            Some(Err(error)) => {
+                exchange.send_queued().await?;
+                return Err(Break::Upstream(error));
+            }
+        }
+    }
+}
+
+/// Appends one event with an error to a stream that broke, so that clients which take any end for a good one notice.
+async fn append_error(
+    exchange: &mut Exchange<'_>,
+    is_sse: bool,
+    framing: Framing,
+    tail: &Tail,
+    error: &ApiError,
+) -> Result<(), Interruption> {
+    if !is_sse || !matches!(framing, Framing::Chunked | Framing::UntilClose) {
+        return Ok(());
+    }
+    let mut event = tail.closing_of_event().to_vec();
+    event.extend_from_slice(b"data: ");
+    event.extend_from_slice(&error.to_json());
+    event.extend_from_slice(b"\n\n");
+    exchange.piece(&event).await?;
+    exchange.send_queued().await
+}
+
+fn write_fields(exchange: &mut Exchange<'_>, headers: &HeaderMap, is_sse: bool) {
+    for (name, value) in headers {
+        if PASSED_FIELDS.contains(&name.as_str()) && !(is_sse && name == CACHE_CONTROL) {
+            exchange.field(name.as_str(), value.as_bytes());
+        }
+    }
+    if is_sse {
+        exchange.field("cache-control", b"no-store");
+        exchange.field("x-accel-buffering", b"no");
+    }
+}
+
+/// Decides how the client finds the body's end, and writes `content-length` where that is how.
+fn framing_of(exchange: &mut Exchange<'_>, status: u16, headers: &HeaderMap, removed_bytes: u64) -> Framing {
+    if matches!(status, 204 | 304) {
+        return Framing::Empty;
+    }
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(length) => {
+            exchange.length_field(length.saturating_sub(removed_bytes));
+            Framing::Counted
+        }
+        None => Framing::Chunked,
+    }
+}
+
+/// Whether the content type is `text/event-stream`.
+pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
+    media_type_is(headers, b"text/event-stream")
+}
+
+/// Whether the content type is this one, whatever its parameters.
+pub(crate) fn media_type_is(headers: &HeaderMap, wanted: &[u8]) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        media_type.trim_ascii().eq_ignore_ascii_case(wanted)
+    })
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// The last bytes that went to the client: enough to know whether an event is open and whether `[DONE]` was said.
+/// A copy, since a slice would keep a whole read buffer alive.
+#[derive(Debug, Default)]
+struct Tail {
+    bytes: BytesMut,
+}
+
+/// `data: [DONE]` with its line ends fits, in bytes.
+const TAIL_BYTES: usize = 24;
+
+impl Tail {
+    fn push(&mut self, piece: &[u8]) {
+        if let Some(end) = piece.last_chunk::<TAIL_BYTES>() {
+            self.bytes.clear();
+            self.bytes.extend_from_slice(end);
+        } else {
+            self.bytes.extend_from_slice(piece);
+            let excess = self.bytes.len().saturating_sub(TAIL_BYTES);
+            self.bytes.copy_within(excess.., 0);
+            self.bytes.truncate(TAIL_BYTES);
+        }
+    }
+
+    fn ends_with_done(&self) -> bool {
+        self.bytes.trim_ascii_end().ends_with(b"[DONE]")
+    }
+
+    /// What has to be sent before a new event: nothing on an event boundary, else the end of the line and a blank one.
+    fn closing_of_event(&self) -> &'static [u8] {
+        match &self.bytes[..] {
+            [] | [.., b'\n', b'\n'] | [.., b'\n', b'\r', b'\n'] | [b'\n'] | [b'\r', b'\n'] => b"",
+            // A CR that ends a blank line ends the event; the LF that may belong to it is made up for.
+            [.., b'\r', b'\r'] | [.., b'\n', b'\r'] => b"\n",
+            // The LF makes the line end whole, the second one is the blank line.
+            [.., b'\r'] => b"\n\n",
+            [.., b'\n'] => b"\n",
+            _ => b"\n\n",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn tail(pieces: &[&str]) -> Tail {
+        let mut tail = Tail::default();
+        pieces.iter().for_each(|piece| tail.push(piece.as_bytes()));
+        tail
+    }
+
+    #[test]
+    fn done_is_seen_however_it_is_cut() {
+        assert!(tail(&["data: {}\n\ndata: [DONE]\n\n"]).ends_with_done());
+        assert!(tail(&["data: [DO", "NE]", "\r\n", "\r\n"]).ends_with_done());
+        assert!(!tail(&["data: [DONE]\n\n", "data: {}\n\n"]).ends_with_done());
+        assert!(!tail(&[]).ends_with_done());
+    }
+
+    #[test]
+    fn half_events_are_closed_and_whole_ones_left_alone() {
+        for (sent, closing) in [
+            ("", ""),
+            ("data: 1\n\n", ""),
+            ("data: 1\r\n\r\n", ""),
+            ("data: 1\n", "\n"),
+            ("data: 1\r\n", "\n"),
+            ("data: 1", "\n\n"),
+            ("data: 1\r", "\n\n"),
+            ("data: 1\r\n\r", "\n"),
+            ("data: 1\r\r", "\n"),
+        ] {
+            assert_eq!(tail(&[sent]).closing_of_event(), closing.as_bytes(), "{sent:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_of_any_size_leave_the_same_tail(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 0..8)) {
+            let mut tail = Tail::default();
+            pieces.iter().for_each(|piece| tail.push(piece));
+            let all = pieces.concat();
+            prop_assert_eq!(&tail.bytes[..], &all[all.len().saturating_sub(TAIL_BYTES)..]);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The accept loop, and how it stops.
+
+use crate::App;
+use crate::access_log::{Outcome, Record, RequestId};
+use crate::http1::{Connection, Exchange, Failure, Head, Next};
+use crate::log::Severity;
+use crate::routes;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+
+/// A silent client is asked after this long whether it is still there.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// How often it is asked again; after a few times without an answer the kernel ends the connection.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Rest after a failed accept: out of descriptors, most likely, and some may come free.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// How long cut requests have for their last bytes.
+const CUT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How far a stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Not at all.
+    Running,
+    /// No new requests; running ones finish.
+    Draining,
+    /// Running requests are cut.
+    Cutting,
+}
+
+/// What every connection watches.
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Receiver<Phase>);
+
+impl Stop {
+    /// The phase at this moment.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        *self.0.borrow()
+    }
+
+    /// Waits until the stop has come so far.
+    pub async fn reached(&mut self, phase: Phase) {
+        // The sender lives as long as the accept loop; without it everything ends anyway.
+        let _ = self.0.wait_for(|now| *now >= phase).await;
+    }
+}
+
+/// Serves until `shutdown` resolves, then drains.
+pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+    let (phase, watcher) = watch::channel(Phase::Running);
+    let stop = Stop(watcher);
+    // Every connection holds a sender: when the last is gone, the receiver says so.
+    let (alive, mut all_gone) = mpsc::channel::<()>(1);
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                prepare(&stream);
+                let (app, stop, alive) = (app.clone(), stop.clone(), alive.clone());
+                tokio::spawn(async move {
+                    carry(app, stream, stop).await;
+                    drop(alive);
+                });
+            }
+            // The client went away before it was accepted: nothing is short.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
+            }
+            Err(error) => {
+                app.log.event(Severity::Error, &format!("cannot accept connections at the moment: {error}"));
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+    drop(listener);
+    drop(alive);
+    app.log.event(Severity::Info, "stopping: running requests may finish");
+    phase.send_replace(Phase::Draining);
+    if tokio::time::timeout(app.shutdown_grace, all_gone.recv()).await.is_err() {
+        phase.send_replace(Phase::Cutting);
+        let _ = tokio::time::timeout(CUT_TIMEOUT, all_gone.recv()).await;
+    }
+}
+
+fn prepare(stream: &TcpStream) {
+    // Without it Nagle's algorithm holds small pieces back for up to 40 ms. Failures show on first use.
+    let _ = stream.set_nodelay(true);
+    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
+    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
+}
+
+/// One connection from its first request to its last.
+async fn carry(app: Arc<App>, stream: TcpStream, stop: Stop) {
+    let mut connection = Connection::new(stream, stop);
+    loop {
+        let head = connection.next_head().await;
+        let record = || Record::start(app.log.clone(), app.project.clone(), RequestId::next(app.process));
+        let next = match head {
+            Ok(None) => return,
+            Ok(Some(head)) => {
+                let mut record = record();
+                record.note_head(&head);
+                let mut exchange = Exchange::new(&mut connection, head, record, &app.cors);
+                // In a box, so that a connection which waits for a request does not have the size of one in its
+                // largest state.
+                let result = Box::pin(routes::answer(&app, &mut exchange)).await;
+                exchange.finish(result).await
+            }
+            Err(error) => {
+                let mut record = record();
+                record.outcome = Some(Outcome::Rejected);
+                let exchange = Exchange::new(&mut connection, Head::unreadable(), record, &app.cors);
+                exchange.finish(Err(Failure::Refused(error))).await
+            }
+        };
+        match next {
+            Next::Request => {}
+            Next::Close => return connection.close().await,
+            Next::Drop => return,
+            Next::Abort => return connection.abort(),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Vertex AI: where requests go and how they get there.
+
+mod body;
+mod connect;
+mod pool;
+
+pub use connect::tls_config;
+
+use crate::config::{BaseUrl, Config};
+use crate::credentials::{Bearer, Credentials};
+use crate::error::ApiError;
+use crate::http1::Head;
+use crate::models::Models;
+use body::RequestBody;
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, USER_AGENT};
+use http::response::Parts;
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use hyper::body::Incoming;
+use pool::{Lease, LeaseError, Pool};
+use rustls::ClientConfig;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// The client's header fields that go up. Nothing else of the client does, apart from the body.
+static PASSED_FIELDS: [HeaderName; 4] = [
+    ACCEPT,
+    HeaderName::from_static("x-vertex-ai-llm-request-type"),
+    HeaderName::from_static("x-vertex-ai-llm-shared-request-type"),
+    HeaderName::from_static("x-server-timeout"),
+];
+
+/// The locations of Vertex AI that aliases use, with their connections.
+pub struct Vertex {
+    /// In the order of [`Models::locations`].
+    endpoints: Vec<Endpoint>,
+    credentials: Credentials,
+    timeout: Duration,
+}
+
+/// One location's Chat Completions.
+struct Endpoint {
+    pool: Arc<Pool>,
+    host: HeaderValue,
+    /// For HTTP/1.1.
+    path: Uri,
+    /// For HTTP/2.
+    url: Uri,
+}
+
+/// A chat that is ready to go up.
+pub struct ChatRequest {
+    location: usize,
+    fields: Vec<(HeaderName, HeaderValue)>,
+    body: RequestBody,
+}
+
+impl ChatRequest {
+    /// Takes from the client's head what may go up.
+    #[must_use]
+    pub fn new(location: usize, head: &Head, pieces: [Bytes; 3]) -> Self {
+        let fields = PASSED_FIELDS.iter().filter_map(|name| {
+            let value = HeaderValue::from_maybe_shared(head.shared_value(name.as_str())?).ok()?;
+            Some((name.clone(), value))
+        });
+        Self { location, fields: fields.collect(), body: RequestBody::new(pieces) }
+    }
+}
+
+/// Upstream's answer, its body still to come.
+pub struct Answer {
+    /// Status and header fields.
+    pub parts: Parts,
+    /// The body.
+    pub body: Incoming,
+    /// From the request's departure to the answer's header fields.
+    pub waited: Duration,
+    /// What the gateway itself took to send it.
+    pub overhead: Duration,
+    /// The place on a connection, taken until the body has ended.
+    _lease: Lease,
+}
+
+/// A request that got no answer to pass on.
+#[derive(Debug)]
+pub struct ForwardError {
+    /// What the client is told.
+    pub error: ApiError,
+    /// What upstream answered, if it did.
+    pub status: Option<u16>,
+    /// Why, for the log.
+    cause: String,
+}
+
+impl ForwardError {
+    fn new(error: ApiError, cause: impl ToString) -> Self {
+        Self { error, status: None, cause: cause.to_string() }
+    }
+
+    /// Code and cause.
+    #[must_use]
+    pub fn for_log(&self) -> String {
+        format!("{}: {}", self.error.status_and_code().1, self.cause)
+    }
+}
+
+/// Why one attempt failed.
+enum Attempt {
+    /// Upstream certainly did not process it.
+    NotProcessed(String),
+    Failed(ForwardError),
+}
+
+impl Vertex {
+    /// Prepares every location that some alias uses. Connections are opened when they are needed.
+    ///
+    /// # Errors
+    /// When a URL cannot be built or no certificates are found.
+    pub fn new(config: &Config, project: &str, models: &Models, credentials: Credentials) -> Result<Self, String> {
+        let mut tls: Option<Arc<ClientConfig>> = None;
+        let mut pools: HashMap<BaseUrl, Arc<Pool>> = HashMap::new();
+        let mut endpoints = Vec::new();
+        for location in models.locations() {
+            let base = match &config.base_url {
+                Some(base) => base.clone(),
+                None => {
+                    BaseUrl { tls: true, authority: host_of(location).parse().map_err(|error| format!("{error}"))? }
+                }
+            };
+            let pool = match pools.get(&base) {
+                Some(pool) => pool.clone(),
+                None => {
+                    if base.tls && tls.is_none() {
+                        tls = Some(tls_config()?);
+                    }
+                    let port = base.authority.port_u16().unwrap_or(if base.tls { 443 } else { 80 });
+                    let pool = Pool::new(base.authority.host(), port, tls.clone().filter(|_| base.tls));
+                    pools.insert(base.clone(), pool.clone());
+                    pool
+                }
+            };
+            endpoints.push(Endpoint::new(pool, &base, project, location).map_err(|error| error.to_string())?);
+        }
+        Ok(Self { endpoints, credentials, timeout: config.upstream_timeout })
+    }
+
+    /// Whether a bearer is held.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.credentials.is_ready()
+    }
+
+    /// Sends a chat up and waits for the header fields of its answer. Dropping the future cancels it.
+    ///
+    /// # Errors
+    /// No bearer, no connection, no answer in time, or two bearers refused.
+    pub async fn forward(&self, request: ChatRequest) -> Result<Answer, ForwardError> {
+        let no_bearer = |_| ForwardError::new(ApiError::CredentialsUnavailable, "no bearer in time");
+        let mut bearer = self.credentials.bearer().await.map_err(no_bearer)?;
+        let (mut bearer_is_second, mut sent_again) = (false, false);
+        loop {
+            match self.attempt(&request, &bearer).await {
+                Ok(answer) if answer.parts.status != StatusCode::UNAUTHORIZED => return Ok(answer),
+                Ok(refused) if bearer_is_second => {
+                    let mut error =
+                        ForwardError::new(ApiError::UpstreamRejectedCredentials, "two bearers were refused");
+                    error.status = Some(refused.parts.status.as_u16());
+                    return Err(error);
+                }
+                Ok(_) => {
+                    bearer_is_second = true;
+                    bearer = self.credentials.replace(&bearer).await.map_err(no_bearer)?;
+                }
+                Err(Attempt::NotProcessed(_)) if !sent_again => sent_again = true,
+                Err(Attempt::NotProcessed(cause)) => return Err(ForwardError::new(ApiError::UpstreamBroke, cause)),
+                Err(Attempt::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    async fn attempt(&self, request: &ChatRequest, bearer: &Bearer) -> Result<Answer, Attempt> {
+        let endpoint = &self.endpoints[request.location];
+        let mut lease = endpoint.pool.lease().await.map_err(|error| {
+            let told = match error {
+                LeaseError::Connect(_) => ApiError::UpstreamUnreachable,
+                LeaseError::Saturated => ApiError::UpstreamSaturated,
+            };
+            Attempt::Failed(ForwardError::new(told, error))
+        })?;
+        let building = Instant::now();
+        let outgoing = endpoint.request(request, bearer, lease.is_http2());
+        let departure = Instant::now();
+        let sent = timeout(self.timeout, lease.send(outgoing)).await;
+        let waited = departure.elapsed();
+        match sent {
+            Ok(Ok(response)) => {
+                let (parts, body) = response.into_parts();
+                Ok(Answer { parts, body, waited, overhead: departure - building, _lease: lease })
+            }
+            Ok(Err(mut failed)) => {
+                let unsent = failed.take_message().is_some();
+                let error = failed.into_error();
+                let cause = describe(&error);
+                if unsent || was_refused(&error) {
+                    lease.retire();
+                    return Err(Attempt::NotProcessed(cause));
+                }
+                Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, cause)))
+            }
+            Err(_) => Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamTimeout, "no response headers"))),
+        }
+    }
+}
+
+impl Endpoint {
+    fn new(pool: Arc<Pool>, base: &BaseUrl, project: &str, location: &str) -> Result<Self, http::Error> {
+        let path = format!("/v1/projects/{project}/locations/{location}/endpoints/openapi/chat/completions");
+        let scheme = if base.tls { "https" } else { "http" };
+        let authority: &Authority = &base.authority;
+        Ok(Self {
+            pool,
+            host: HeaderValue::from_str(authority.as_str())?,
+            url: Uri::builder().scheme(scheme).authority(authority.clone()).path_and_query(path.as_str()).build()?,
+            path: Uri::builder().path_and_query(path).build()?,
+        })
+    }
+
+    fn request(&self, chat: &ChatRequest, bearer: &Bearer, is_http2: bool) -> Request<RequestBody> {
+        let mut request = Request::new(chat.body.clone());
+        *request.method_mut() = Method::POST;
+        let headers = request.headers_mut();
+        headers.reserve(12);
+        if !is_http2 {
+            headers.insert(HOST, self.host.clone());
+        }
+        bearer.attach(headers);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(chat.body.len()));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("ai-proxy/", env!("CARGO_PKG_VERSION"))));
+        for (name, value) in &chat.fields {
+            headers.insert(name.clone(), value.clone());
+        }
+        if is_http2 {
+            *request.uri_mut() = self.url.clone();
+            *request.version_mut() = http::Version::HTTP_2;
+        } else {
+            *request.uri_mut() = self.path.clone();
+        }
+        request
+    }
+}
+
+/// The host that serves a location.
+fn host_of(location: &str) -> String {
+    match location {
+        "global" => "aiplatform.googleapis.com".to_owned(),
+        "us" | "eu" => format!("aiplatform.{location}.rep.googleapis.com"),
+        region => format!("{region}-aiplatform.googleapis.com"),
+    }
+}
+
+/// Whether upstream said itself that it did not process the request: a refused stream, or one beyond the last id that
+/// a GOAWAY names.
+fn was_refused(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(error) = cause.downcast_ref::<h2::Error>() {
+            let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return error.is_remote() && (refused || error.is_go_away());
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// An error of hyper with its causes.
+fn describe(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_of_locations() {
+        assert_eq!(host_of("global"), "aiplatform.googleapis.com");
+        assert_eq!(host_of("eu"), "aiplatform.eu.rep.googleapis.com");
+        assert_eq!(host_of("us-central1"), "us-central1-aiplatform.googleapis.com");
+    }
+}

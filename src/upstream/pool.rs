@@ -1,0 +1,404 @@
+//! Connections to one host, shared by all requests: many HTTP/2 streams on few connections, or one HTTP/1.1 request
+//! at a time on each of many.
+//!
+//! hyper-util's client keeps a single HTTP/2 connection for each host, so that the 101st stream would wait until one
+//! of the first 100 ends. Here a stream is counted from lease to end of body, and a further connection is opened when
+//! all are full. Requests wait in a line; connections are dialled by tasks of their own, so that a client who hangs up
+//! in the line takes nothing away from the others.
+
+use super::body::RequestBody;
+use super::connect::{ConnectError, Stream, connect};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+/// Streams on one connection, unless upstream allows fewer. Google documents this number.
+const MAX_STREAMS: usize = 100;
+/// HTTP/2 connections to one host: 12,800 streams.
+const MAX_HTTP2_CONNECTIONS: usize = 128;
+/// HTTP/1.1 connections to one host, each good for one request.
+const MAX_HTTP1_CONNECTIONS: usize = 8192;
+/// A connection that has not been used for this long is closed, not reused: the other side may have forgotten it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// How often idle connections are looked for, while there are any.
+const REAP_INTERVAL: Duration = Duration::from_secs(30);
+/// Flow-control windows in bytes. A reader that stops holds at most its stream's window, and the connection's is as
+/// large as those of all its streams together, so that it stops nobody else.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// While streams are open a PING goes out after this much silence, and an answer is due within the second figure.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// hyper's read buffer for HTTP/1.1 answers may grow to this, in bytes.
+const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
+
+/// Why there is no connection for a request.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum LeaseError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("every connection is in use and no more may be opened")]
+    Saturated,
+}
+
+/// The connections to one host.
+pub(super) struct Pool {
+    host: String,
+    port: u16,
+    tls: Option<Arc<ClientConfig>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    http2: Vec<Http2Connection>,
+    /// The most recently used last.
+    http1_idle: Vec<Http1Idle>,
+    http1_open: usize,
+    /// Whether the last connection spoke HTTP/2; `None` before the first.
+    speaks_http2: Option<bool>,
+    dialling: usize,
+    waiting: VecDeque<oneshot::Sender<Result<Lease, LeaseError>>>,
+    next_id: u64,
+    reaper_runs: bool,
+}
+
+struct Http2Connection {
+    id: u64,
+    sender: http2::SendRequest<RequestBody>,
+    streams: usize,
+    /// What upstream allows, as its connection's task last read it.
+    allowed: Arc<AtomicUsize>,
+    idle_since: Instant,
+}
+
+impl Http2Connection {
+    fn room(&self) -> usize {
+        self.allowed.load(Ordering::Relaxed).min(MAX_STREAMS).saturating_sub(self.streams)
+    }
+
+    fn is_usable(&self) -> bool {
+        !self.sender.is_closed() && (self.streams > 0 || self.idle_since.elapsed() < IDLE_TIMEOUT)
+    }
+}
+
+struct Http1Idle {
+    sender: http1::SendRequest<RequestBody>,
+    since: Instant,
+}
+
+/// The right to send one request, until it is dropped: after the end of the answer's body.
+pub(super) struct Lease {
+    pool: Arc<Pool>,
+    slot: Slot,
+}
+
+enum Slot {
+    Http1(Option<http1::SendRequest<RequestBody>>),
+    Http2 { id: u64, sender: http2::SendRequest<RequestBody> },
+}
+
+impl Pool {
+    pub(super) fn new(host: &str, port: u16, tls: Option<Arc<ClientConfig>>) -> Arc<Self> {
+        // An IPv6 address stands in brackets in a URL, and only there.
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Arc::new(Self { host, port, tls, state: Mutex::default() })
+    }
+
+    /// A place for one request: at once where there is room, else when a connection or a place comes free.
+    ///
+    /// # Errors
+    /// When no connection can be made, or no more may be.
+    pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, LeaseError> {
+        let waiting = {
+            let mut state = self.state();
+            if let Some(slot) = state.take_slot() {
+                return Ok(Lease { pool: self.clone(), slot });
+            }
+            let (sender, receiver) = oneshot::channel();
+            state.waiting.push_back(sender);
+            self.dial_for_waiting(&mut state);
+            receiver
+        };
+        // The sender is dropped unanswered only if the whole pool is.
+        waiting.await.unwrap_or(Err(LeaseError::Saturated))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts as many dials as the line needs, and turns away those whom no connection can ever serve.
+    fn dial_for_waiting(self: &Arc<Self>, state: &mut State) {
+        state.waiting.retain(|waiter| !waiter.is_closed());
+        let per_connection = state.requests_per_connection(self.tls.is_some());
+        let (open, most) = match per_connection {
+            1 => (state.http1_open, MAX_HTTP1_CONNECTIONS),
+            _ => (state.http2.len(), MAX_HTTP2_CONNECTIONS),
+        };
+        while state.dialling * per_connection < state.waiting.len() && open + state.dialling < most {
+            state.dialling += 1;
+            tokio::spawn(self.clone().dial());
+        }
+        if open + state.dialling >= most {
+            // The line may be as long as what is being dialled, no longer: waiting for others to end has no bound.
+            for waiter in state.waiting.split_off((state.dialling * per_connection).min(state.waiting.len())) {
+                let _ = waiter.send(Err(LeaseError::Saturated));
+            }
+        }
+    }
+
+    /// Opens one connection and serves those who wait.
+    async fn dial(self: Arc<Self>) {
+        let opened = self.open().await;
+        let mut state = self.state();
+        state.dialling -= 1;
+        match opened {
+            Ok(opened) => {
+                state.add(opened);
+                if !state.reaper_runs {
+                    state.reaper_runs = true;
+                    tokio::spawn(reap(Arc::downgrade(&self)));
+                }
+                self.serve_waiting(&mut state);
+            }
+            Err(error) => {
+                // As many as this connection would have served; others have dials of their own.
+                let count = state.requests_per_connection(self.tls.is_some()).min(state.waiting.len());
+                for waiter in state.waiting.drain(..count) {
+                    let _ = waiter.send(Err(error.clone().into()));
+                }
+            }
+        }
+        self.dial_for_waiting(&mut state);
+    }
+
+    async fn open(self: &Arc<Self>) -> Result<Opened, ConnectError> {
+        let failed = |error: hyper::Error| ConnectError::Failed(error.to_string().into());
+        match connect(&self.host, self.port, self.tls.as_ref()).await? {
+            Stream::Plain(io) => self.open_http1(io).await.map_err(failed),
+            Stream::Tls1(io) => self.open_http1(io).await.map_err(failed),
+            Stream::Tls2(io) => {
+                let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .initial_stream_window_size(STREAM_WINDOW)
+                    .initial_connection_window_size(CONNECTION_WINDOW)
+                    .keep_alive_interval(PING_INTERVAL)
+                    .keep_alive_timeout(PING_TIMEOUT)
+                    .keep_alive_while_idle(false)
+                    .handshake(io)
+                    .await
+                    .map_err(failed)?;
+                let allowed = Arc::new(AtomicUsize::new(MAX_STREAMS));
+                let of_task = allowed.clone();
+                tokio::spawn(async move {
+                    // Its errors reach the requests on it.
+                    let _ = poll_fn(|cx| {
+                        let done = Pin::new(&mut connection).poll(cx);
+                        of_task.store(connection.current_max_send_streams(), Ordering::Relaxed);
+                        done
+                    })
+                    .await;
+                });
+                Ok(Opened::Http2(sender, allowed))
+            }
+        }
+    }
+
+    async fn open_http1<T>(self: &Arc<Self>, io: T) -> Result<Opened, hyper::Error>
+    where
+        T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    {
+        let (sender, connection) = http1::Builder::new().max_buf_size(HTTP1_BUFFER_BYTES).handshake(io).await?;
+        let pool = self.clone();
+        pool.state().http1_open += 1;
+        tokio::spawn(async move {
+            let _ = connection.await;
+            let mut state = pool.state();
+            state.http1_open -= 1;
+            state.http1_idle.retain(|idle| !idle.sender.is_closed());
+            pool.dial_for_waiting(&mut state);
+        });
+        Ok(Opened::Http1(sender))
+    }
+
+    /// Hands free places to those who wait, in their order.
+    fn serve_waiting(self: &Arc<Self>, state: &mut State) {
+        while !state.waiting.is_empty() {
+            let Some(slot) = state.take_slot() else { return };
+            let mut lease = Lease { pool: self.clone(), slot };
+            loop {
+                let Some(waiter) = state.waiting.pop_front() else {
+                    lease.give_back(state);
+                    return;
+                };
+                match waiter.send(Ok(lease)) {
+                    Ok(()) => break,
+                    // Its client hung up: the place goes to the next in line.
+                    Err(Ok(unused)) => lease = unused,
+                    Err(Err(_)) => return,
+                }
+            }
+        }
+    }
+}
+
+/// A connection that was just made.
+enum Opened {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>, Arc<AtomicUsize>),
+}
+
+impl State {
+    /// How many requests one further connection would serve.
+    fn requests_per_connection(&self, tls: bool) -> usize {
+        if self.speaks_http2.unwrap_or(tls) { MAX_STREAMS } else { 1 }
+    }
+
+    fn add(&mut self, opened: Opened) {
+        match opened {
+            Opened::Http1(sender) => {
+                self.speaks_http2 = Some(false);
+                self.http1_idle.push(Http1Idle { sender, since: Instant::now() });
+            }
+            Opened::Http2(sender, allowed) => {
+                self.speaks_http2 = Some(true);
+                self.next_id += 1;
+                self.http2.push(Http2Connection {
+                    id: self.next_id,
+                    sender,
+                    streams: 0,
+                    allowed,
+                    idle_since: Instant::now(),
+                });
+            }
+        }
+    }
+
+    /// A free place, on the fullest connection that has one, so that the others can become idle and close.
+    fn take_slot(&mut self) -> Option<Slot> {
+        self.http2.retain(Http2Connection::is_usable);
+        if let Some(connection) =
+            self.http2.iter_mut().filter(|connection| connection.room() > 0).min_by_key(|connection| connection.room())
+        {
+            connection.streams += 1;
+            return Some(Slot::Http2 { id: connection.id, sender: connection.sender.clone() });
+        }
+        while let Some(idle) = self.http1_idle.pop() {
+            if idle.sender.is_ready() && idle.since.elapsed() < IDLE_TIMEOUT {
+                return Some(Slot::Http1(Some(idle.sender)));
+            }
+        }
+        None
+    }
+}
+
+impl Lease {
+    /// Whether the request will go over HTTP/2, and so needs a full URL.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self.slot, Slot::Http2 { .. })
+    }
+
+    /// Sends the request.
+    ///
+    /// # Errors
+    /// hyper's error, with the request where it was certainly not sent.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match &mut self.slot {
+            Slot::Http1(Some(sender)) => sender.try_send_request(request).await,
+            Slot::Http2 { sender, .. } => sender.try_send_request(request).await,
+            Slot::Http1(None) => unreachable!("the sender is taken on drop only"),
+        }
+    }
+
+    /// Takes the connection out of use for new requests: it refused one.
+    pub(super) fn retire(&self) {
+        if let Slot::Http2 { id, .. } = self.slot {
+            self.pool.state().http2.retain(|connection| connection.id != id);
+        }
+    }
+
+    /// Gives a place back that was never used; the lock is held by the caller.
+    fn give_back(mut self, state: &mut State) {
+        match &mut self.slot {
+            Slot::Http1(sender) => {
+                state.http1_idle.extend(sender.take().map(|sender| Http1Idle { sender, since: Instant::now() }));
+            }
+            Slot::Http2 { id, .. } => {
+                release_stream(state, *id);
+                // Nothing is left for the drop, which would take the lock again.
+                *id = 0;
+            }
+        }
+    }
+}
+
+fn release_stream(state: &mut State, id: u64) {
+    if let Some(connection) = state.http2.iter_mut().find(|connection| connection.id == id) {
+        connection.streams -= 1;
+        connection.idle_since = Instant::now();
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        match &mut self.slot {
+            Slot::Http2 { id: 0, .. } => {}
+            Slot::Http2 { id, .. } => {
+                let mut state = self.pool.state();
+                release_stream(&mut state, *id);
+                self.pool.serve_waiting(&mut state);
+            }
+            Slot::Http1(sender) => {
+                let Some(mut sender) = sender.take().filter(|sender| !sender.is_closed()) else { return };
+                if sender.is_ready() {
+                    return self.pool.keep(sender);
+                }
+                // hyper is not yet done with the last answer, or closes because it was not read to its end.
+                let pool = self.pool.clone();
+                tokio::spawn(async move {
+                    if sender.ready().await.is_ok() {
+                        pool.keep(sender);
+                    }
+                });
+            }
+        }
+    }
+}
+
+impl Pool {
+    /// Keeps an HTTP/1.1 connection for the next request, or gives it to one that waits.
+    fn keep(self: &Arc<Self>, sender: http1::SendRequest<RequestBody>) {
+        let mut state = self.state();
+        state.http1_idle.push(Http1Idle { sender, since: Instant::now() });
+        self.serve_waiting(&mut state);
+    }
+}
+
+/// Closes idle connections; ends when there are none left.
+async fn reap(pool: Weak<Pool>) {
+    loop {
+        sleep(REAP_INTERVAL).await;
+        let Some(pool) = pool.upgrade() else { return };
+        let mut state = pool.state();
+        state.http1_idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE_TIMEOUT);
+        state.http2.retain(Http2Connection::is_usable);
+        if state.http2.is_empty() && state.http1_open == 0 {
+            state.reaper_runs = false;
+            return;
+        }
+    }
+}
