@@ -331,7 +331,9 @@ impl Drop for Gateway {
         let _ = self.output.wait_for(DEADLINE, |output| output.ended.then_some(()));
         let _ = self.stderr.wait_for(DEADLINE, |(_, ended)| ended.then_some(()));
         if std::thread::panicking() {
-            eprintln!("stdout of the gateway: {:#?}\nstderr: {}", self.lines(), self.stderr_text());
+            let lines = self.lines();
+            let last = &lines[lines.len().saturating_sub(6)..];
+            eprintln!("the gateway's last lines:\n{}\nits stderr: {}", last.join("\n"), self.stderr_text());
         } else if !self.lenient {
             self.judge_output();
         }
