@@ -3,7 +3,7 @@
 
 use crate::error::ApiError;
 use bytes::{Bytes, BytesMut};
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
@@ -101,58 +101,24 @@ impl<'de> Visitor<'de> for FieldsVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
         let mut fields = Fields::default();
-        while let Some(name) = map.next_key_seed(NameSeed)? {
-            match name {
-                Name::Model => {
-                    let value = map.next_value()?;
-                    fields.model_is_repeated |= fields.model.replace(value).is_some();
-                }
-                Name::Stream => fields.stream = map.next_value::<&RawValue>()?.get() == "true",
-                Name::Other => {
-                    map.next_value::<IgnoredAny>()?;
-                }
+        // Keys too are taken raw: serde_json then holds them to the grammar and to nothing else (a lone surrogate is
+        // allowed by it, a control character is not).
+        while let Some(name) = map.next_key::<&RawValue>()? {
+            if is_key(name, "model") {
+                fields.model_is_repeated |= fields.model.replace(map.next_value()?).is_some();
+            } else if is_key(name, "stream") {
+                fields.stream = map.next_value::<&RawValue>()?.get() == "true";
+            } else {
+                map.next_value::<IgnoredAny>()?;
             }
         }
         Ok(fields)
     }
 }
 
-/// The names that matter.
-enum Name {
-    Model,
-    Stream,
-    Other,
-}
-
-/// Decodes a key as bytes: as a string, a lone surrogate in it would be an error, which the grammar does not ask for.
-struct NameSeed;
-
-impl<'de> DeserializeSeed<'de> for NameSeed {
-    type Value = Name;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Name, D::Error> {
-        deserializer.deserialize_bytes(self)
-    }
-}
-
-impl Visitor<'_> for NameSeed {
-    type Value = Name;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_bytes<E: serde::de::Error>(self, name: &[u8]) -> Result<Name, E> {
-        Ok(match name {
-            b"model" => Name::Model,
-            b"stream" => Name::Stream,
-            _ => Name::Other,
-        })
-    }
-
-    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Name, E> {
-        self.visit_bytes(name.as_bytes())
-    }
+/// Whether a raw key spells `name`, with or without escapes.
+fn is_key(raw: &RawValue, name: &str) -> bool {
+    decoded(raw.get()).is_some_and(|key| key == name)
 }
 
 #[cfg(test)]

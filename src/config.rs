@@ -403,8 +403,7 @@ fn parse_base_url(text: &str) -> Option<BaseUrl> {
         _ => return None,
     };
     let authority: Authority = rest.strip_suffix('/').unwrap_or(rest).parse().ok()?;
-    let port_is_right =
-        authority.port().is_none() == authority.port_u16().is_none() && !authority.as_str().ends_with(':');
+    let port_is_right = authority.port_u16().is_some() || authority.as_str() == authority.host();
     (!authority.host().is_empty() && !authority.as_str().contains('@') && port_is_right)
         .then_some(BaseUrl { tls, authority })
 }

@@ -295,7 +295,7 @@ impl State {
             return Some(Slot::Http2 { id: connection.id, sender: connection.sender.clone() });
         }
         while let Some(idle) = self.http1_idle.pop() {
-            if idle.sender.is_ready() && idle.since.elapsed() < IDLE_TIMEOUT {
+            if !idle.sender.is_closed() && idle.since.elapsed() < IDLE_TIMEOUT {
                 return Some(Slot::Http1(Some(idle.sender)));
             }
         }
