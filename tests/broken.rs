@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use h2::Reason;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
 use serde_json::Value;
 use support::{
-    CHAT, CHAT_STREAM, End, Exchange, Gate, Gateway, H2Upstream, Request, Response, Upstream, assert_bytes, show, sse,
+    CHAT, CHAT_PATH, CHAT_STREAM, End, Exchange, Gate, Gateway, H2Upstream, Hold, KEY, Request, Response, Upstream,
+    assert_bytes, show, sse,
 };
 
 /// Starts of event streams, by what they break in the middle of.
@@ -105,6 +108,43 @@ fn a_stream_that_breaks_gets_an_error_event_and_no_end() {
 }
 
 #[test]
+fn any_stream_that_breaks_gets_an_error_event() {
+    let piece = prop_oneof![
+        Just("data: ".as_bytes()),
+        Just("data".as_bytes()),
+        Just(":".as_bytes()),
+        Just("\n".as_bytes()),
+        Just("\r".as_bytes()),
+        Just("\r\n".as_bytes()),
+        Just("\n\n".as_bytes()),
+        Just("{\"a\":1}".as_bytes()),
+        Just("[DONE]".as_bytes()),
+        Just("é".as_bytes()),
+        Just(&b"\xc3"[..]),
+        Just("event: x".as_bytes()),
+        Just("\u{feff}".as_bytes()),
+    ];
+    let upstream = Upstream::queued();
+    let gateway = Gateway::before(&upstream).start();
+    let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
+    let result = TestRunner::new(config).run(&prop::collection::vec(piece, 1..12), |pieces| {
+        let sent = pieces.clone();
+        upstream.then(move |exchange| {
+            exchange.sse_head();
+            for piece in sent {
+                exchange.chunk(piece);
+            }
+            exchange.close();
+        });
+        assert_cut_stream(&gateway.chat(CHAT_STREAM), &pieces.concat(), "upstream_broke", "");
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+}
+
+#[test]
 fn a_stream_that_is_reset_gets_an_error_event_and_no_end() {
     let upstream = Upstream::queued();
     let gateway = Gateway::before(&upstream).start();
@@ -176,6 +216,28 @@ fn json_that_breaks_is_cut() {
         assert_bytes(&answer.body, "{\"a\":1", "what came");
         assert_ne!(answer.end, End::Complete, "{head}");
         assert_eq!(gateway.log_of(&answer)["outcome"], "upstream_broke");
+    }
+}
+
+/// Where the close is the end, a broken answer must not end with a mere close.
+#[test]
+fn an_answer_in_http_1_0_that_breaks_is_reset() {
+    let upstream = Upstream::queued();
+    let gateway = Gateway::before(&upstream).start();
+    for kind in ["application/json", "text/event-stream"] {
+        upstream.then(move |exchange| {
+            exchange.send(format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n\r\n"));
+            exchange.chunk("data: 1\n\n");
+            exchange.close();
+        });
+        let mut client = gateway.client();
+        client.send(format!(
+            "POST {CHAT_PATH} HTTP/1.0\r\nauthorization: Bearer {KEY}\r\ncontent-length: {}\r\n\r\n{CHAT}",
+            CHAT.len()
+        ));
+        let answer = client.response();
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.end, End::Reset, "{kind}: {}", show(&answer.body));
     }
 }
 
@@ -322,6 +384,26 @@ fn upstream_that_takes_too_long_is_a_504() {
     // The request is given up, and is not sent again.
     upstream.wait_left(0);
     upstream.only_request();
+}
+
+#[test]
+fn an_http2_upstream_that_takes_too_long_is_a_504() {
+    let upstream = H2Upstream::new(|exchange| exchange.until_cancelled());
+    let gateway = Gateway::before(&upstream).env("UPSTREAM_TIMEOUT_SECONDS", "1").start();
+    gateway.chat(CHAT).assert_error(504, "upstream_timeout");
+    assert_eq!(upstream.wait_cancelled(0), Reason::CANCEL);
+    assert_eq!(upstream.seen().requests.len(), 1);
+}
+
+#[test]
+fn an_upstream_that_never_finishes_its_handshake_is_a_502() {
+    let upstream = Hold::start();
+    let gateway = Gateway::before(&upstream).start();
+    let began = Instant::now();
+    gateway.chat(CHAT).assert_error(502, "upstream_unreachable");
+    let took = began.elapsed().as_secs_f64();
+    assert!((9.0..20.0).contains(&took), "{took} s");
+    upstream.wait_left();
 }
 
 #[test]

@@ -3,7 +3,7 @@ mod support;
 
 use support::{
     CHAT, CHAT_STREAM, CHAT_UPSTREAM, Client, Gate, Gateway, H2Upstream, Hold, Metadata, Request, TokenAnswer,
-    Treatment, Upstream, assert_bytes,
+    Treatment, Upstream, Watched, assert_bytes,
 };
 
 /// How a client can go.
@@ -226,4 +226,78 @@ fn a_hang_up_in_mid_body_is_seen() {
         assert_eq!(line["key_id"], "tester", "{line}");
     }
     assert_eq!(upstream.connections(), 0, "half a body is nothing to connect for");
+}
+
+/// Long after the sockets between are full, the gateway still sees that its client goes.
+#[test]
+fn a_hang_up_of_a_reader_that_stopped_is_seen() {
+    for way in WAYS {
+        let taken: Watched<usize> = Watched::default();
+        let progress = taken.clone();
+        let upstream = H2Upstream::new(move |mut exchange| {
+            let progress = progress.clone();
+            async move {
+                exchange.sse_head();
+                let held = exchange.send_until_full(vec![b'x'; 65536], 1000).await;
+                progress.change(|taken| *taken = held);
+                exchange.until_cancelled().await;
+            }
+        });
+        let gateway = Gateway::before(&upstream).start();
+        let mut client = Client::connect_narrow(gateway.address);
+        client.send(Request::chat(CHAT_STREAM).bytes());
+        assert_eq!(client.head().status, 200);
+        // No byte of the body is read: upstream comes to a halt.
+        let held = taken.wait("upstream to be stopped", |taken| (*taken > 0).then_some(*taken));
+        assert!(held < 60 << 20, "{held} bytes were taken for a client that reads nothing");
+        let _half = hang_up(client, way);
+        upstream.wait_cancelled(0);
+        assert_eq!(gateway.wait_for_access(0)["outcome"], "client_hung_up", "{way:?}");
+    }
+}
+
+#[test]
+fn a_hang_up_behind_a_pipelined_request_is_seen() {
+    let upstream = Upstream::queued();
+    let gateway = Gateway::before(&upstream).start();
+    for (number, way) in WAYS.into_iter().enumerate() {
+        upstream.then(|exchange| {
+            exchange.sse_head();
+            exchange.chunk(PIECE);
+        });
+        let mut client = gateway.client();
+        client.send(Request::chat(CHAT_STREAM).bytes());
+        client.head();
+        client.expect_body(PIECE);
+        client.send(Request::get("/health").bytes());
+        let _half = hang_up(client, way);
+        upstream.wait_left(upstream.wait_request(number).connection);
+        gateway.wait_for_log("the hang-up", |line| line["outcome"] == "client_hung_up" && line["alias"] == "flash");
+    }
+}
+
+#[test]
+fn a_pipelined_request_is_no_hang_up() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = Upstream::queued();
+    upstream.then(move |exchange| {
+        exchange.sse_head();
+        exchange.chunk(PIECE);
+        held.wait();
+        exchange.chunk("data: [DONE]\n\n");
+        exchange.last_chunk();
+    });
+    let gateway = Gateway::before(&upstream).start();
+    let mut client = gateway.client();
+    client.send(Request::chat(CHAT_STREAM).bytes());
+    let mut answer = client.head();
+    client.expect_body(PIECE);
+    client.send(Request::get("/health").bytes());
+    // Another client's whole request is served meanwhile, so the gateway had time to misjudge.
+    assert_eq!(gateway.chat(CHAT).status, 200);
+    gate.open();
+    client.rest(&mut answer);
+    assert_bytes(&answer.body, "data: [DONE]\n\n", "the rest");
+    assert_eq!(client.response().status, 200, "the pipelined one");
 }

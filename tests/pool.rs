@@ -240,6 +240,52 @@ fn two_goaways_are_a_502() {
 }
 
 #[test]
+fn a_goaway_that_counts_the_stream_as_processed_is_a_502() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = H2Upstream::new(move |exchange| {
+        let held = held.clone();
+        async move {
+            held.opened().await;
+            exchange.json("{}").await;
+        }
+    });
+    let gateway = Gateway::before(&upstream).start();
+    let mut client = gateway.client();
+    client.send(Request::chat(CHAT).bytes());
+    upstream.wait_request(0);
+    upstream.break_connections();
+    client.response().assert_error(502, "upstream_broke");
+    gate.open();
+    assert_eq!(upstream.seen().requests.len(), 1, "it may have been processed, so it is not sent twice");
+}
+
+#[test]
+fn a_lower_limit_of_streams_is_kept() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = H2Upstream::with_treatment(
+        |_| Treatment::Limit(10),
+        move |mut exchange| {
+            let held = held.clone();
+            async move {
+                exchange.sse_head();
+                exchange.send(FIRST).await;
+                held.opened().await;
+                exchange.send(DONE).await;
+                exchange.end();
+            }
+        },
+    );
+    let gateway = Gateway::before(&upstream).start();
+    // One by one: each finds out what its connection allows. None waits for another to end.
+    let streams: Vec<_> = (0..50).map(|_| start_stream(&gateway)).collect();
+    assert_eq!(upstream.seen().connections, 5);
+    gate.open();
+    streams.into_iter().for_each(assert_ends_well);
+}
+
+#[test]
 fn a_goaway_lets_streams_finish_and_sends_others_elsewhere() {
     let gate = Gate::new();
     let upstream = held_streams(&gate);

@@ -501,3 +501,51 @@ fn an_answer_before_the_body_was_read_arrives() {
     assert_eq!((answer.status, answer.end), (400, End::Complete), "{}", show(&answer.body));
     assert_bytes(&answer.body, "{\"error\":{\"message\":\"too large\"}}", "upstream's answer");
 }
+
+#[test]
+fn trailers_do_not_pass_and_do_no_harm() {
+    let upstream = Upstream::new(|exchange| {
+        exchange.sse_head();
+        exchange.chunk("data: [DONE]\n\n");
+        exchange.send("0\r\nx-canary: 1\r\nset-cookie: a=b\r\n\r\n");
+    });
+    let gateway = Gateway::before(&upstream).start();
+    let mut client = gateway.client();
+    for _ in 0..2 {
+        // The client fails if anything stands between the last chunk and its blank line.
+        let answer = client.request(&Request::chat(CHAT_STREAM));
+        assert_eq!(answer.end, End::Complete);
+        assert_bytes(&answer.body, "data: [DONE]\n\n", "the stream");
+    }
+}
+
+#[test]
+fn an_answer_without_a_body_keeps_the_connection_in_step() {
+    let upstream = Upstream::queued();
+    let gateway = Gateway::before(&upstream).start();
+    let mut client = gateway.client();
+    for status in ["204 No Content", "304 Not Modified"] {
+        upstream.then(move |exchange| {
+            exchange.send(format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\n\r\n"));
+        });
+        let answer = client.request(&Request::chat(CHAT));
+        assert_eq!(answer.status.to_string(), status[..3]);
+        assert_eq!(client.request(&Request::get("/health")).json()["ok"], true, "after {status}");
+    }
+}
+
+#[test]
+fn an_http2_error_is_repaired_too() {
+    let upstream = H2Upstream::new(|mut exchange| async move {
+        exchange.head(429, "application/json; charset=UTF-8");
+        exchange
+            .send("[{\"error\":{\"code\":429,\"details\":[{\"@type\":\"type.googleapis.com/google.rpc.RetryInfo\",")
+            .await;
+        exchange.send("\"retryDelay\":\"3s\"}]}}]").await;
+        exchange.end();
+    });
+    let gateway = Gateway::before(&upstream).start();
+    let answer = gateway.chat(CHAT);
+    assert_eq!((answer.status, answer.header("retry-after")), (429, Some("3")));
+    assert!(answer.body.starts_with(b"{\"error\"") && answer.body.ends_with(b"}"), "{}", show(&answer.body));
+}

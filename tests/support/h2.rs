@@ -33,6 +33,8 @@ pub(crate) enum Treatment {
     RefuseAll,
     /// Requests are answered by their heads; of the bodies not a byte is read.
     ServeUnread,
+    /// No more than this many streams at a time.
+    Limit(u32),
     /// TLS, but HTTP/1.1 only: every request gets `{}`.
     Http1,
 }
@@ -67,7 +69,7 @@ type Script = dyn Fn(H2Exchange) -> Pin<Box<dyn Future<Output = ()> + Send>> + S
 pub(crate) struct H2Upstream {
     pub(crate) address: SocketAddr,
     pub(crate) seen: Watched<Seen>,
-    goaway: tokio::sync::watch::Sender<usize>,
+    goaway: tokio::sync::watch::Sender<Option<Reason>>,
     ca: PathBuf,
     runtime: Option<Runtime>,
     _directory: TempDir,
@@ -109,7 +111,7 @@ impl H2Upstream {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
         let address = listener.local_addr().expect("a bound address");
         let seen: Watched<Seen> = Watched::default();
-        let goaway = tokio::sync::watch::Sender::new(0);
+        let goaway = tokio::sync::watch::Sender::new(None);
         let script: Arc<Script> = Arc::new(move |exchange| Box::pin(script(exchange)));
         let (all_seen, goaways) = (seen.clone(), goaway.clone());
         runtime.spawn(async move {
@@ -133,7 +135,12 @@ impl H2Upstream {
 
     /// Sends a GOAWAY on every connection; streams that run go on.
     pub(crate) fn go_away(&self) {
-        self.goaway.send_modify(|count| *count += 1);
+        self.goaway.send_replace(Some(Reason::NO_ERROR));
+    }
+
+    /// Breaks every connection with a GOAWAY that counts all its streams as processed.
+    pub(crate) fn break_connections(&self) {
+        self.goaway.send_replace(Some(Reason::INTERNAL_ERROR));
     }
 
     pub(crate) fn seen(&self) -> Seen {
@@ -196,7 +203,7 @@ async fn treat(
     treatment: Treatment,
     script: &Arc<Script>,
     seen: &Watched<Seen>,
-    goaways: tokio::sync::watch::Receiver<usize>,
+    goaways: tokio::sync::watch::Receiver<Option<Reason>>,
 ) {
     stream.set_nodelay(true).expect("nodelay can be set");
     if let Treatment::HoldHandshake(gate) = &treatment {
@@ -204,8 +211,11 @@ async fn treat(
     }
     let Ok(stream) = acceptor.accept(stream).await else { return };
     match treatment {
-        Treatment::Serve | Treatment::HoldHandshake(_) => serve(stream, number, true, script, seen, goaways).await,
-        Treatment::ServeUnread => serve(stream, number, false, script, seen, goaways).await,
+        Treatment::Serve | Treatment::HoldHandshake(_) => {
+            serve(stream, number, (STREAM_LIMIT, true), script, seen, goaways).await;
+        }
+        Treatment::ServeUnread => serve(stream, number, (STREAM_LIMIT, false), script, seen, goaways).await,
+        Treatment::Limit(limit) => serve(stream, number, (limit, true), script, seen, goaways).await,
         Treatment::RefuseAll => refuse(stream, seen).await,
         Treatment::Http1 => serve_http1(stream, number, seen).await,
     }
@@ -214,19 +224,22 @@ async fn treat(
 async fn serve(
     stream: TlsStream<TcpStream>,
     number: usize,
-    read: bool,
+    (limit, read): (u32, bool),
     script: &Arc<Script>,
     seen: &Watched<Seen>,
-    mut goaways: tokio::sync::watch::Receiver<usize>,
+    mut goaways: tokio::sync::watch::Receiver<Option<Reason>>,
 ) {
     let mut builder = h2::server::Builder::new();
-    builder.max_concurrent_streams(STREAM_LIMIT).initial_window_size(1 << 20).initial_connection_window_size(1 << 24);
+    builder.max_concurrent_streams(limit).initial_window_size(1 << 20).initial_connection_window_size(1 << 24);
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
             Ok(()) = goaways.changed() => {
-                connection.graceful_shutdown();
+                match goaways.borrow().unwrap_or(Reason::NO_ERROR) {
+                    Reason::NO_ERROR => connection.graceful_shutdown(),
+                    reason => connection.abrupt_shutdown(reason),
+                }
                 continue;
             }
         };
@@ -369,6 +382,22 @@ impl H2Exchange {
             }
         }
         true
+    }
+
+    /// Sends `piece` up to `times` times, until the window stays shut for half a second. Says how many bytes went.
+    ///
+    /// That nothing more will be taken cannot be seen but by waiting; were the wait too short, the figure would only be
+    /// smaller, and a test that bounds it from above would not fail wrongly.
+    pub(crate) async fn send_until_full(&mut self, piece: Vec<u8>, times: usize) -> usize {
+        let mut sent = 0;
+        for _ in 0..times {
+            let sending = self.send(piece.clone());
+            match tokio::time::timeout(std::time::Duration::from_millis(500), sending).await {
+                Ok(true) => sent += piece.len(),
+                Ok(false) | Err(_) => break,
+            }
+        }
+        sent
     }
 
     /// The regular end.
