@@ -344,6 +344,11 @@ impl Config {
                 .filter(|authority| !authority.as_str().contains('@'))
                 .map(|_| text.to_owned())
         });
+        // Google's library reads this one itself and takes the empty string for a file's name.
+        const CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
+        if environment.0.contains_key(CREDENTIALS) && environment.is_unset(CREDENTIALS) {
+            reader.problem(CREDENTIALS, "is empty: set it to a file, or unset it");
+        }
         match keys {
             Some(keys) if reader.problems.is_empty() => Ok(Self {
                 listen: SocketAddr::new(host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port),
