@@ -1,8 +1,9 @@
 //! `ai-proxy check`: judges the configuration without any network.
 
-use super::refuse_configuration;
+use super::{refuse_configuration, say};
 use crate::config::{Config, Environment};
 use crate::models::Models;
+use std::fmt::Write;
 use std::process::ExitCode;
 
 /// Prints what the configuration says, or everything that is wrong with it.
@@ -12,14 +13,17 @@ pub(super) fn run() -> ExitCode {
         Err(problems) => return refuse_configuration(&problems),
     };
     let models = Models::new(&config.models, &config.location);
-    println!("configuration  ok");
-    println!("listen         {}", config.listen);
-    println!("project        {}", config.project.as_deref().unwrap_or("not set: the metadata server has to tell"));
-    println!("location       {}", config.location);
-    println!("keys           {}", config.keys.count());
+    let project = config.project.as_deref().unwrap_or("not set: the metadata server has to tell");
+    let mut out = format!(
+        "configuration  ok\nlisten         {}\nproject        {project}\nlocation       {}\nkeys           {}\n",
+        config.listen,
+        config.location,
+        config.keys.count()
+    );
     for model in models.iter() {
+        let id = String::from_utf8_lossy(&model.quoted_id);
         let location = &models.locations()[model.location];
-        println!("model          {} -> {} at {location}", model.alias, String::from_utf8_lossy(&model.quoted_id));
+        let _ = writeln!(out, "model          {} -> {} at {location}", model.alias, id.trim_matches('"'));
     }
-    ExitCode::SUCCESS
+    say(&out)
 }
