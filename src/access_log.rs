@@ -28,6 +28,8 @@ pub enum Outcome {
     Rejected,
     /// An event stream ended cleanly but without `[DONE]`.
     EndedWithoutDone,
+    /// A bug of the gateway ended it.
+    InternalError,
 }
 
 /// 32 hexadecimal digits: 16 random ones of the process, 16 that count.
@@ -142,7 +144,7 @@ impl Record {
 
     fn severity(&self) -> Severity {
         match (self.status, self.outcome) {
-            (Some(500..), _) => Severity::Error,
+            (Some(500..), _) | (_, Some(Outcome::InternalError)) => Severity::Error,
             (Some(400..), _) => Severity::Warning,
             (_, Some(Outcome::Completed | Outcome::EndedWithoutDone)) => Severity::Info,
             _ => Severity::Warning,
@@ -154,7 +156,8 @@ impl Drop for Record {
     fn drop(&mut self) {
         let duration = self.elapsed();
         // Only a task that was dropped or panicked has no outcome: the client sees its connection close.
-        let outcome = self.outcome.unwrap_or(Outcome::CutByShutdown);
+        let unforeseen = if std::thread::panicking() { Outcome::InternalError } else { Outcome::CutByShutdown };
+        let outcome = *self.outcome.get_or_insert(unforeseen);
         self.log.line(|lines| match self.log.style() {
             Style::Json => append_json(lines, &Line::new(self, outcome, duration)),
             Style::Human => append_human(lines, self, outcome, duration),

@@ -8,6 +8,7 @@ use http::uri::Authority;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Cloud Run's own limit for an HTTP/1 request body, in bytes.
@@ -50,6 +51,8 @@ pub struct Config {
     pub metadata_host: String,
     /// Where bearers come from.
     pub credentials: CredentialsSource,
+    /// The file that `GOOGLE_APPLICATION_CREDENTIALS` names. Google's library reads it; only `check` looks into it.
+    pub credentials_file: Option<PathBuf>,
 }
 
 /// Where bearers come from.
@@ -344,6 +347,12 @@ impl Config {
                 .filter(|authority| !authority.as_str().contains('@'))
                 .map(|_| text.to_owned())
         });
+        // Google's library reads this one itself and takes the empty string for a file's name.
+        const CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
+        if environment.0.contains_key(CREDENTIALS) && environment.is_unset(CREDENTIALS) {
+            reader.problem(CREDENTIALS, "is empty: set it to a file, or unset it");
+        }
+        let credentials_file = reader.text(CREDENTIALS).map(PathBuf::from);
         match keys {
             Some(keys) if reader.problems.is_empty() => Ok(Self {
                 listen: SocketAddr::new(host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port),
@@ -360,6 +369,7 @@ impl Config {
                 shutdown_grace,
                 metadata_host: metadata_host.unwrap_or_else(|| METADATA_HOST.to_owned()),
                 credentials: CredentialsSource::Default,
+                credentials_file,
             }),
             _ => Err(reader.problems),
         }

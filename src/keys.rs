@@ -3,7 +3,7 @@
 use aws_lc_rs::{digest, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
@@ -31,7 +31,7 @@ struct Issued {
 }
 
 /// One entry as its owner writes it.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct EntryJson {
     id: String,
@@ -157,7 +157,8 @@ impl NewKey {
     /// The entry for `API_KEYS_JSON`.
     #[must_use]
     pub fn entry(&self, id: &str) -> String {
-        serde_json::json!({ "id": id, "key": self.0, "enabled": true }).to_string()
+        let entry = EntryJson { id: id.to_owned(), key: self.0.clone(), enabled: true };
+        serde_json::to_string(&entry).expect("strings always serialise")
     }
 }
 

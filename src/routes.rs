@@ -59,7 +59,7 @@ impl<'a> Route<'a> {
 /// # Errors
 /// The gateway's own error, or how the exchange broke off.
 pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
-    let path = exchange.head.path().to_vec();
+    let path = exchange.head.shared_path();
     let route = Route::find(&path);
     if let Some(route) = &route {
         exchange.record.route = route.name(&path);
@@ -67,7 +67,7 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
     if is_preflight(exchange) {
         return Ok(exchange.answer(preflight(&exchange.head)).await?);
     }
-    if path.starts_with(b"/v1/") || path == b"/v1" {
+    if path.starts_with(b"/v1/") || &path[..] == b"/v1" {
         let key_id = authenticate(app, &exchange.head).ok_or(ApiError::InvalidApiKey)?;
         exchange.record.key_id = Some(key_id);
     }

@@ -56,6 +56,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: impl Future<O
     // Every connection holds a sender: when the last is gone, the receiver says so.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     let mut shutdown = std::pin::pin!(shutdown);
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -64,6 +65,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: impl Future<O
         };
         match accepted {
             Ok((stream, _)) => {
+                failing = false;
                 prepare(&stream);
                 let (app, stop, alive) = (app.clone(), stop.clone(), alive.clone());
                 tokio::spawn(async move {
@@ -75,7 +77,10 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: impl Future<O
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
             }
             Err(error) => {
-                app.log.event(Severity::Error, &format!("cannot accept connections at the moment: {error}"));
+                if !failing {
+                    app.log.event(Severity::Error, &format!("cannot accept connections at the moment: {error}"));
+                }
+                failing = true;
                 tokio::time::sleep(ACCEPT_BACKOFF).await;
             }
         }

@@ -1,7 +1,7 @@
 //! `ai-proxy dev`: the gateway in front of the emulator, in one process, with nothing to set up.
 
 use super::serve::{serve, start_runtime};
-use super::{fail, refuse_configuration};
+use super::{fail, refuse_configuration, say};
 use crate::config::{Config, CredentialsSource, Environment, Problem};
 use crate::emulator;
 use crate::keys::NewKey;
@@ -46,7 +46,10 @@ pub(super) fn run() -> ExitCode {
     let aliases: Vec<String> = config.models.keys().cloned().collect();
     runtime.block_on_gateway(async {
         tokio::spawn(emulator::serve(listener, emulator::Settings { project: PROJECT.to_owned(), pace: PACE }));
-        serve(config, |address| print!("{}", banner(address, key.as_ref(), &aliases.join(", ")))).await
+        let announce = |address| {
+            say(&banner(address, key.as_ref(), &aliases.join(", ")));
+        };
+        serve(config, announce).await
     })
 }
 

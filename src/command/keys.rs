@@ -1,6 +1,6 @@
 //! `ai-proxy keys new`: makes a key. Nothing is stored or edited.
 
-use super::{EXIT_ARGUMENTS, fail};
+use super::{EXIT_ARGUMENTS, fail, say};
 use crate::keys::{Keys, NewKey};
 use std::process::ExitCode;
 
@@ -12,8 +12,8 @@ pub(super) fn new(id: &str) -> ExitCode {
         eprintln!("ai-proxy: {}", problems.join("; "));
         return ExitCode::from(EXIT_ARGUMENTS);
     }
-    println!("key    {}", key.reveal());
-    println!("entry  {entry}");
-    println!("\nThe key is shown only now. Add the entry to the array in API_KEYS_JSON and restart the gateway.");
-    ExitCode::SUCCESS
+    say(&format!(
+        "key    {}\nentry  {entry}\n\nThe key is shown only now. Add the entry to the array in API_KEYS_JSON and restart the gateway.\n",
+        key.reveal()
+    ))
 }

@@ -6,6 +6,7 @@ mod keys;
 mod serve;
 
 use crate::config::Problem;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// Bad configuration (`EX_USAGE` of BSD's sysexits).
@@ -69,16 +70,17 @@ impl Command {
             Self::Dev => dev::run(),
             Self::Check => check::run(),
             Self::NewKey { id } => keys::new(&id),
-            Self::Help => {
-                print!("{HELP}");
-                ExitCode::SUCCESS
-            }
-            Self::Version => {
-                println!("ai-proxy {}", env!("CARGO_PKG_VERSION"));
-                ExitCode::SUCCESS
-            }
+            Self::Help => say(HELP),
+            Self::Version => say(concat!("ai-proxy ", env!("CARGO_PKG_VERSION"), "\n")),
         }
     }
+}
+
+/// Prints an answer. Whoever closed the pipe does not want to read it: no reason to panic, as `println!` would.
+fn say(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    ExitCode::SUCCESS
 }
 
 /// Says what was wrong with the command line.

@@ -62,6 +62,14 @@ pub enum Framing {
     UntilClose,
 }
 
+/// How much of the request's body has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    Unread,
+    Begun,
+    Read,
+}
+
 /// A whole answer of the gateway's own.
 #[derive(Debug)]
 pub struct Answer {
@@ -114,7 +122,7 @@ pub struct Exchange<'c> {
     /// The `Origin` that may read the answer.
     allowed_origin: Option<Bytes>,
     any_origin_matters: bool,
-    body_is_unread: bool,
+    body: Body,
     answer_begun: bool,
     framing: Framing,
     keep_alive: bool,
@@ -126,7 +134,7 @@ impl<'c> Exchange<'c> {
     pub fn new(connection: &'c mut Connection, head: Head, record: Record, cors: &AllowedOrigins) -> Self {
         let allowed_origin = head.shared_value("origin").filter(|origin| cors.allows(origin));
         Self {
-            body_is_unread: head.body != BodyLength::Counted(0),
+            body: if head.body == BodyLength::Counted(0) { Body::Read } else { Body::Unread },
             keep_alive: head.keep_alive,
             any_origin_matters: *cors != AllowedOrigins::Listed(Vec::new()),
             connection,
@@ -174,13 +182,14 @@ impl<'c> Exchange<'c> {
                 reservation.hold(body)
             }
         };
-        self.body_is_unread = false;
+        self.body = Body::Read;
         self.record.request_bytes = body.len() as u64;
         Ok(body)
     }
 
     /// Tells a client that waits for it to send the body now.
     async fn go_on(&mut self) -> Result<(), Failure> {
+        self.body = Body::Begun;
         if self.head.expects_continue {
             self.head.expects_continue = false;
             // What has come before the interim answer shows that nobody waits for it.
@@ -219,10 +228,7 @@ impl<'c> Exchange<'c> {
                 Ok(Progress::Done) => return Ok(body),
                 Ok(Progress::OverLimit) => return Err(ApiError::BodyTooLarge(max_bytes).into()),
                 Ok(Progress::NeedsMore) => {}
-                Err(_) => {
-                    self.keep_alive = false;
-                    return Err(ApiError::BadRequest("a chunk of the body is malformed").into());
-                }
+                Err(_) => return Err(ApiError::BadRequest("a chunk of the body is malformed").into()),
             }
             if !grow_to(body.capacity()) {
                 return Err(ApiError::OutOfMemory.into());
@@ -261,11 +267,12 @@ impl<'c> Exchange<'c> {
     pub fn begin(&mut self, status: u16) {
         // The rest of the request stands in the way of the next one: it is read if it is short, or else the
         // connection ends.
-        let rest_is_short = match self.head.body {
-            BodyLength::Counted(length) => length <= DISCARDED_BODY_BYTES && !self.head.expects_continue,
-            BodyLength::Chunked => false,
+        let rest_is_in_the_way = match (self.body, self.head.body) {
+            (Body::Read, _) => false,
+            (Body::Unread, BodyLength::Counted(length)) => length > DISCARDED_BODY_BYTES || self.head.expects_continue,
+            (Body::Unread, BodyLength::Chunked) | (Body::Begun, _) => true,
         };
-        if (self.body_is_unread && !rest_is_short) || self.connection.is_draining() {
+        if rest_is_in_the_way || self.connection.is_draining() {
             self.keep_alive = false;
         }
         self.answer_begun = true;
@@ -395,7 +402,7 @@ impl<'c> Exchange<'c> {
             }
             result => result,
         };
-        let Self { connection, head, mut record, body_is_unread, framing, keep_alive, .. } = self;
+        let Self { connection, head, mut record, body, framing, keep_alive, .. } = self;
         match result {
             Ok(()) => {
                 record.outcome.get_or_insert(Outcome::Completed);
@@ -416,7 +423,7 @@ impl<'c> Exchange<'c> {
             return Next::Close;
         }
         match head.body {
-            BodyLength::Counted(length) if body_is_unread && !connection.discard(length).await => Next::Close,
+            BodyLength::Counted(length) if body == Body::Unread && !connection.discard(length).await => Next::Close,
             _ => Next::Request,
         }
     }

@@ -209,6 +209,12 @@ impl Head {
         &self.bytes[self.path.clone()]
     }
 
+    /// The same, to be kept while the head is used.
+    #[must_use]
+    pub fn shared_path(&self) -> Bytes {
+        self.bytes.slice(self.path.clone())
+    }
+
     /// All header fields.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.fields.iter().map(|(name, value)| (&self.bytes[name.clone()], &self.bytes[value.clone()]))

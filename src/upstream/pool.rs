@@ -19,8 +19,8 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Streams on one connection, unless upstream allows fewer. Google documents this number.
 const MAX_STREAMS: usize = 100;
@@ -39,6 +39,8 @@ const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// While streams are open a PING goes out after this much silence, and an answer is due within the second figure.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long upstream may take to send its SETTINGS, which should be the first thing it says.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(5);
 /// hyper's read buffer for HTTP/1.1 answers may grow to this, in bytes.
 const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -191,6 +193,7 @@ impl Pool {
             Stream::Tls2(io) => {
                 let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
+                    .initial_max_send_streams(0)
                     .initial_stream_window_size(STREAM_WINDOW)
                     .initial_connection_window_size(CONNECTION_WINDOW)
                     .keep_alive_interval(PING_INTERVAL)
@@ -199,17 +202,27 @@ impl Pool {
                     .handshake(io)
                     .await
                     .map_err(failed)?;
-                let allowed = Arc::new(AtomicUsize::new(MAX_STREAMS));
-                let of_task = allowed.clone();
+                // Nothing is sent before upstream has said how much it takes: requests that left earlier could wait
+                // inside the connection for each other's end.
+                let allowed = Arc::new(AtomicUsize::new(0));
+                let settled = Arc::new(Notify::new());
+                let (of_task, tell) = (allowed.clone(), settled.clone());
                 tokio::spawn(async move {
                     // Its errors reach the requests on it.
                     let _ = poll_fn(|cx| {
                         let done = Pin::new(&mut connection).poll(cx);
-                        of_task.store(connection.current_max_send_streams(), Ordering::Relaxed);
+                        let now = connection.current_max_send_streams();
+                        if of_task.swap(now, Ordering::Relaxed) == 0 && (now > 0 || done.is_ready()) {
+                            tell.notify_one();
+                        }
                         done
                     })
                     .await;
                 });
+                let _ = timeout(SETTINGS_TIMEOUT, settled.notified()).await;
+                if allowed.load(Ordering::Relaxed) == 0 {
+                    return Err(ConnectError::Failed("upstream's HTTP/2 connection allows no request".into()));
+                }
                 Ok(Opened::Http2(sender, allowed))
             }
         }
