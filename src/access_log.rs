@@ -6,6 +6,7 @@
 
 use crate::http1::Head;
 use crate::log::{Log, Severity, Style, append_json, clock};
+use crate::signatures::Restored;
 use serde::{Serialize, Serializer};
 use std::io::Write;
 use std::sync::Arc;
@@ -96,6 +97,8 @@ pub struct Record {
     pub response_bytes: u64,
     /// Time that the gateway itself took until the answer's head was ready.
     pub overhead: Option<Duration>,
+    /// How many thought signatures were put into the request.
+    pub signatures: Restored,
     /// What went wrong in the gateway or behind it: code and cause.
     pub error: Option<String>,
     /// How it ended.
@@ -124,6 +127,7 @@ impl Record {
             request_bytes: 0,
             response_bytes: 0,
             overhead: None,
+            signatures: Restored::default(),
             error: None,
             outcome: None,
         }
@@ -187,6 +191,8 @@ struct Line<'a> {
     request_bytes: u64,
     response_bytes: u64,
     overhead_ms: Option<Milliseconds>,
+    signatures_kept: u32,
+    signatures_skipped: u32,
     error: Option<&'a str>,
     outcome: Outcome,
 }
@@ -232,6 +238,8 @@ impl<'a> Line<'a> {
             request_bytes: record.request_bytes,
             response_bytes: record.response_bytes,
             overhead_ms: record.overhead.map(Milliseconds),
+            signatures_kept: record.signatures.kept,
+            signatures_skipped: record.signatures.skipped,
             error: record.error.as_deref(),
             outcome,
         }

@@ -1,5 +1,5 @@
-//! The one place where a request's body is looked into: it must be a JSON object, and the bytes of its `model` value
-//! are replaced. Everything else goes upstream as it came.
+//! The request's body: it must be a JSON object, and a few of its bytes are replaced, those of `model` above all.
+//! Everything else goes upstream as it came.
 
 use crate::error::ApiError;
 use bytes::{Bytes, BytesMut};
@@ -19,6 +19,8 @@ pub struct Parsed<'a> {
     pub model: Cow<'a, str>,
     /// Where the JSON string of the model stands, quotes included.
     pub model_span: Range<usize>,
+    /// The messages, as they stand in the body.
+    pub messages: Option<&'a RawValue>,
     /// Whether a stream is asked for.
     pub stream: bool,
 }
@@ -46,7 +48,7 @@ pub fn parse<'a>(body: &'a [u8], aliases: &str) -> Result<Parsed<'a>, ApiError> 
     // A lone surrogate is allowed by the grammar, but names no alias.
     let model = decoded(raw).ok_or_else(|| ApiError::ModelNotFound { aliases: aliases.to_owned(), status: 400 })?;
     let start = raw.as_ptr() as usize - text.as_ptr() as usize;
-    Ok(Parsed { model, model_span: start..start + raw.len(), stream: fields.stream })
+    Ok(Parsed { model, model_span: start..start + raw.len(), messages: fields.messages, stream: fields.stream })
 }
 
 /// The text of a JSON string; borrowed where it has no escapes.
@@ -68,25 +70,48 @@ fn what_is_wrong(error: &serde_json::Error) -> &'static str {
     }
 }
 
-/// The body with another model, in the pieces that go to the wire.
+/// One change of a body: the bytes at `at` are replaced by `with`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// Which bytes; an empty range inserts.
+    pub at: Range<usize>,
+    /// What takes their place.
+    pub with: Bytes,
+}
+
+/// The body with all edits, in the pieces that go to the wire. The edits must not overlap.
 #[must_use]
-pub fn splice(body: &Bytes, span: Range<usize>, quoted_id: &Bytes) -> [Bytes; 3] {
-    let (before, after) = (&body[..span.start], &body[span.end..]);
-    let total = before.len() + quoted_id.len() + after.len();
-    if total <= COPIED_BODY_BYTES {
-        let mut joined = BytesMut::with_capacity(total);
-        joined.extend_from_slice(before);
-        joined.extend_from_slice(quoted_id);
-        joined.extend_from_slice(after);
-        return [joined.freeze(), Bytes::new(), Bytes::new()];
+pub fn splice(body: &Bytes, mut edits: Vec<Edit>) -> Vec<Bytes> {
+    edits.sort_by_key(|edit| edit.at.start);
+    let added: usize = edits.iter().map(|edit| edit.with.len()).sum();
+    let copied = body.len() + added <= COPIED_BODY_BYTES;
+    let mut joined = BytesMut::with_capacity(if copied { body.len() + added } else { 0 });
+    let mut pieces = Vec::with_capacity(if copied { 1 } else { 2 * edits.len() + 1 });
+    let mut done = 0;
+    for edit in edits {
+        if copied {
+            joined.extend_from_slice(&body[done..edit.at.start]);
+            joined.extend_from_slice(&edit.with);
+        } else {
+            pieces.push(body.slice(done..edit.at.start));
+            pieces.push(edit.with);
+        }
+        done = edit.at.end;
     }
-    [body.slice(..span.start), quoted_id.clone(), body.slice(span.end..)]
+    if copied {
+        joined.extend_from_slice(&body[done..]);
+        pieces.push(joined.freeze());
+    } else {
+        pieces.push(body.slice(done..));
+    }
+    pieces
 }
 
 #[derive(Default)]
 struct Fields<'a> {
     model: Option<&'a RawValue>,
     model_is_repeated: bool,
+    messages: Option<&'a RawValue>,
     stream: bool,
 }
 
@@ -106,6 +131,8 @@ impl<'de> Visitor<'de> for FieldsVisitor {
         while let Some(name) = map.next_key::<&RawValue>()? {
             if is_key(name, "model") {
                 fields.model_is_repeated |= fields.model.replace(map.next_value()?).is_some();
+            } else if is_key(name, "messages") {
+                fields.messages = Some(map.next_value()?);
             } else if is_key(name, "stream") {
                 fields.stream = map.next_value::<&RawValue>()?.get() == "true";
             } else {
@@ -136,7 +163,7 @@ mod tests {
     fn spliced(body: &str) -> String {
         let body = Bytes::copy_from_slice(body.as_bytes());
         let span = parse(&body, "").unwrap().model_span;
-        let pieces = splice(&body, span, &Bytes::from_static(b"\"google/x\""));
+        let pieces = splice(&body, vec![Edit { at: span, with: Bytes::from_static(b"\"google/x\"") }]);
         String::from_utf8(pieces.concat()).unwrap()
     }
 
@@ -151,6 +178,17 @@ mod tests {
         );
         let long = format!(r#"{{"model":"flash","x":"{}"}}"#, "y".repeat(COPIED_BODY_BYTES));
         assert_eq!(spliced(&long), long.replacen("flash", "google/x", 1));
+    }
+
+    #[test]
+    fn edits_in_any_order_land_in_their_places() {
+        for padding in [0, COPIED_BODY_BYTES] {
+            let text = format!("0123456789{}", "x".repeat(padding));
+            let edit = |at: Range<usize>, with: &'static str| Edit { at, with: Bytes::from_static(with.as_bytes()) };
+            let edits = vec![edit(9..10, "N"), edit(0..0, "<"), edit(3..5, ""), edit(5..5, "five")];
+            let out = splice(&Bytes::from(text), edits).concat();
+            assert_eq!(out, format!("<012five5678N{}", "x".repeat(padding)).as_bytes());
+        }
     }
 
     #[test]

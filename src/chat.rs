@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`: the steps of a request, in their order. The key has been checked before.
 
 use crate::App;
-use crate::body;
+use crate::body::{self, Edit};
 use crate::error::ApiError;
 use crate::http1::{Exchange, Failure};
 use crate::relay;
@@ -26,7 +26,17 @@ pub async fn complete(app: &App, exchange: &mut Exchange<'_>) -> Result<(), Fail
         .resolve(&parsed.model)
         .ok_or_else(|| ApiError::ModelNotFound { aliases: app.models.names().to_owned(), status: 400 })?;
     exchange.record.alias = Some(model.alias.clone());
-    let pieces = body::splice(&body, parsed.model_span, &model.quoted_id);
+    let mut edits = vec![Edit { at: parsed.model_span, with: model.quoted_id.clone() }];
+    let mut tap = None;
+    if let Some(key) = exchange.record.key_id.clone().filter(|_| model.needs_signatures) {
+        if let Some(messages) = parsed.messages {
+            let (missing, restored) = app.signatures.restore(&body, messages, &key);
+            edits.extend(missing);
+            exchange.record.signatures = restored;
+        }
+        tap = app.signatures.listener(&key);
+    }
+    let pieces = body::splice(&body, edits);
     drop(body);
 
     let request = ChatRequest::new(model.location, &exchange.head, pieces);
@@ -40,5 +50,5 @@ pub async fn complete(app: &App, exchange: &mut Exchange<'_>) -> Result<(), Fail
             return Err(failure.error.into());
         }
     };
-    relay::pass_on(app, exchange, answer, parsing).await
+    relay::pass_on(app, exchange, answer, tap, parsing).await
 }

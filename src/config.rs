@@ -4,6 +4,7 @@
 
 use crate::keys::{Keys, place};
 use crate::models::ModelConfig;
+use crate::signatures::Policy;
 use http::uri::Authority;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,9 @@ const DEFAULT_MAX_BODY_BYTES: u64 = 32 * 1024 * 1024;
 const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(9);
 /// Vertex's own deadline: a thinking model may be silent for minutes before its first byte.
 const DEFAULT_UPSTREAM_TIMEOUT: Duration = Duration::from_secs(600);
+/// What Google documents for histories that come from another model. Whether this endpoint wants it so or in base64 is
+/// not publicly known.
+const DEFAULT_SKIP_VALUE: &str = "skip_thought_signature_validator";
 /// Where Google Cloud's machines find their metadata server.
 const METADATA_HOST: &str = "metadata.google.internal";
 
@@ -45,6 +49,10 @@ pub struct Config {
     pub upstream_timeout: Duration,
     /// Whether error answers are repaired for OpenAI's SDKs.
     pub repair_errors: bool,
+    /// What is done about missing thought signatures.
+    pub thought_signatures: Policy,
+    /// What Vertex takes in place of a thought signature.
+    pub skip_value: String,
     /// How long running requests may finish after SIGTERM.
     pub shutdown_grace: Duration,
     /// `host` or `host:port` of the metadata server.
@@ -340,6 +348,17 @@ impl Config {
             "raw" => Some(false),
             _ => None,
         });
+        let thought_signatures =
+            reader.parsed("THOUGHT_SIGNATURES", "'keep', 'skip-value' or 'off'", |text| match text {
+                "keep" => Some(Policy::Keep),
+                "skip-value" => Some(Policy::SkipValue),
+                "off" => Some(Policy::Off),
+                _ => None,
+            });
+        let skip_value = reader.parsed("THOUGHT_SIGNATURE_SKIP_VALUE", "up to 256 visible ASCII characters", |text| {
+            let fits = text.len() <= 256 && text.bytes().all(|byte| byte.is_ascii_graphic());
+            fits.then(|| text.to_owned())
+        });
         let shutdown_grace = reader.seconds("SHUTDOWN_GRACE_SECONDS", 0, DEFAULT_SHUTDOWN_GRACE);
         let metadata_host = reader.parsed("GCE_METADATA_HOST", "host or host:port", |text| {
             text.parse::<Authority>()
@@ -366,6 +385,8 @@ impl Config {
                 body_budget_bytes,
                 upstream_timeout,
                 repair_errors: repair_errors.unwrap_or(true),
+                thought_signatures: thought_signatures.unwrap_or_default(),
+                skip_value: skip_value.unwrap_or_else(|| DEFAULT_SKIP_VALUE.to_owned()),
                 shutdown_grace,
                 metadata_host: metadata_host.unwrap_or_else(|| METADATA_HOST.to_owned()),
                 credentials: CredentialsSource::Default,
@@ -493,6 +514,8 @@ mod tests {
             "UPSTREAM_TIMEOUT_SECONDS",
             "UPSTREAM_ERRORS",
             "SHUTDOWN_GRACE_SECONDS",
+            "THOUGHT_SIGNATURES",
+            "THOUGHT_SIGNATURE_SKIP_VALUE",
             "GCE_METADATA_HOST",
         ];
         for name in bad {

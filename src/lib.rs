@@ -3,8 +3,10 @@
 //! The path of a request, one way only:
 //!
 //! `server` accepts → `http1` reads the head → `routes` matches and asks `keys` → `chat`: `http1` reads the body within
-//! `budget` → `body` finds the model → `models` resolves it → `body` splices → `credentials` give the bearer →
-//! `upstream` sends → `relay` (with `repair` for errors) passes the answer on → `access_log` says what happened.
+//! `budget` → `body` finds the model → `models` resolves it → `signatures` finds
+//! what Gemini 3 would miss → `body` splices → `credentials` give the bearer →
+//! `upstream` sends → `relay` (with `repair` for errors) passes the answer on, with
+//! a `tap` that only looks → `access_log` says what happened.
 //!
 //! `config` is read once, before all that; `command` holds what `main` can run.
 
@@ -27,6 +29,8 @@ pub mod relay;
 pub mod repair;
 pub mod routes;
 pub mod server;
+pub mod signatures;
+pub mod tap;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -40,6 +44,7 @@ pub struct App {
     process: u64,
     keys: keys::Keys,
     models: models::Models,
+    signatures: signatures::Signatures,
     cors: config::AllowedOrigins,
     vertex: upstream::Vertex,
     budget: Arc<budget::BodyBudget>,
@@ -68,6 +73,7 @@ impl App {
             vertex,
             budget: config.body_budget_bytes.map_or_else(budget::BodyBudget::of_machine, budget::BodyBudget::new),
             pages: pages::Pages::render(&models, &config.location),
+            signatures: signatures::Signatures::new(config.thought_signatures, &config.skip_value),
             models,
             keys: config.keys,
             cors: config.cors,

@@ -27,6 +27,8 @@ pub struct Model {
     pub quoted_id: Bytes,
     /// The index of its location in [`Models::locations`].
     pub location: usize,
+    /// Whether it refuses tool calls that come back without their thought signature.
+    pub needs_signatures: bool,
     /// The model object of `GET /v1/models/{alias}`.
     pub json: Bytes,
 }
@@ -86,6 +88,7 @@ impl Models {
             models.push(Model {
                 alias: alias.as_str().into(),
                 quoted_id: to_json(&model.vertex_id),
+                needs_signatures: needs_signatures(&model.vertex_id),
                 location,
                 json: to_json(&object),
             });
@@ -138,6 +141,13 @@ impl Models {
     }
 }
 
+/// Gemini does since version 3.
+fn needs_signatures(vertex_id: &str) -> bool {
+    let version = vertex_id.split_once('/').and_then(|(_, name)| name.strip_prefix("gemini-"));
+    let major = version.and_then(|version| version.split(|c: char| !c.is_ascii_digit()).next());
+    major.and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 3)
+}
+
 fn to_json<T: Serialize + ?Sized>(value: &T) -> Bytes {
     serde_json::to_vec(value).expect("strings and numbers always serialise").into()
 }
@@ -165,6 +175,20 @@ mod tests {
         assert!(models.resolve("google/gemini-2.5-flash").is_none());
         assert!(models.resolve("").is_none());
         assert_eq!(models.names(), "flash, lite, pro");
+    }
+
+    #[test]
+    fn signatures_are_needed_since_gemini_3() {
+        for (id, needed) in [
+            ("google/gemini-3.1-pro-preview", true),
+            ("google/gemini-3-flash-preview", true),
+            ("google/gemini-10-pro", true),
+            ("google/gemini-2.5-flash", false),
+            ("google/gemini-pro", false),
+            ("meta/llama-3", false),
+        ] {
+            assert_eq!(needs_signatures(id), needed, "{id}");
+        }
     }
 
     #[test]

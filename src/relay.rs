@@ -5,10 +5,12 @@ use crate::access_log::Outcome;
 use crate::error::ApiError;
 use crate::http1::{Exchange, Failure, Framing, Interruption};
 use crate::repair::{self, Repair};
+use crate::signatures::Notes;
+use crate::tap::{Form, Tap};
 use crate::upstream::Answer;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http_body::Body;
 use hyper::body::Incoming;
 use std::fmt::Write;
@@ -35,7 +37,13 @@ const PASSED_FIELDS: [&str; 10] = [
 ///
 /// # Errors
 /// How the exchange broke off.
-pub async fn pass_on(app: &App, exchange: &mut Exchange<'_>, answer: Answer, parsing: Duration) -> Result<(), Failure> {
+pub async fn pass_on(
+    app: &App,
+    exchange: &mut Exchange<'_>,
+    answer: Answer,
+    listener: Option<Notes>,
+    parsing: Duration,
+) -> Result<(), Failure> {
     let status = answer.parts.status;
     exchange.record.upstream_status = Some(status.as_u16());
     // What the gateway itself took: all but the waits for the client's body, for a bearer and for upstream.
@@ -63,11 +71,23 @@ pub async fn pass_on(app: &App, exchange: &mut Exchange<'_>, answer: Answer, par
     let _ =
         write!(timing, "gateway;dur={:.3}, upstream;dur={:.3}", milliseconds(overhead), milliseconds(answer.waited));
     exchange.field("server-timing", timing.as_bytes());
+    let restored = exchange.record.signatures;
+    if !restored.is_none() {
+        let told = format!("kept={}, skipped={}", restored.kept, restored.skipped);
+        exchange.field("x-ai-proxy-thought-signatures", told.as_bytes());
+    }
     let framing = framing_of(exchange, status.as_u16(), headers, repair.removed_bytes);
     exchange.end_of_head(framing);
 
+    let readable = status.is_success() && !headers.contains_key(CONTENT_ENCODING);
+    let form = if is_sse { Form::Stream } else { Form::Json(length_of(headers)) };
+    let mut tap = listener.filter(|_| readable).map(|listener| Tap::new(listener, form));
     let mut tail = Tail::default();
-    match copy(exchange, &mut body, &mut tail).await {
+    let copied = copy(exchange, &mut body, &mut tail, &mut tap).await;
+    if let Some(tap) = tap {
+        tap.end();
+    }
+    match copied {
         Ok(()) => {
             exchange.end().await?;
             if is_sse && status.is_success() && !tail.ends_with_done() {
@@ -133,7 +153,12 @@ impl Source {
 }
 
 /// Copies the body piece by piece. What is there is sent at once; pieces that came together are sent together.
-async fn copy(exchange: &mut Exchange<'_>, source: &mut Source, tail: &mut Tail) -> Result<(), Break> {
+async fn copy(
+    exchange: &mut Exchange<'_>,
+    source: &mut Source,
+    tail: &mut Tail,
+    tap: &mut Option<Tap<Notes>>,
+) -> Result<(), Break> {
     loop {
         let ready = poll_fn(|cx| Poll::Ready(source.poll_piece(cx))).await;
         let piece = match ready {
@@ -148,6 +173,9 @@ async fn copy(exchange: &mut Exchange<'_>, source: &mut Source, tail: &mut Tail)
             None => return Ok(()),
             Some(Ok(data)) => {
                 tail.push(&data);
+                if let Some(tap) = tap {
+                    tap.push(&data);
+                }
                 exchange.piece(&data).await?;
             }
             Some(Err(error)) => {
@@ -194,14 +222,17 @@ fn framing_of(exchange: &mut Exchange<'_>, status: u16, headers: &HeaderMap, rem
     if matches!(status, 204 | 304) {
         return Framing::Empty;
     }
-    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    match length {
+    match length_of(headers) {
         Some(length) => {
             exchange.length_field(length.saturating_sub(removed_bytes));
             Framing::Counted
         }
         None => Framing::Chunked,
     }
+}
+
+fn length_of(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Whether the content type is `text/event-stream`.

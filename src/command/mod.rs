@@ -130,6 +130,8 @@ Environment (defaults in brackets):
   BODY_BUDGET_BYTES              all request bodies held at one time [half of the memory limit]
   UPSTREAM_TIMEOUT_SECONDS       until response headers [600]
   UPSTREAM_ERRORS                openai, or raw to leave error bodies alone [openai]
+  THOUGHT_SIGNATURES             keep, skip-value or off [keep]
+  THOUGHT_SIGNATURE_SKIP_VALUE   [skip_thought_signature_validator]
   SHUTDOWN_GRACE_SECONDS         for running requests after SIGTERM [9]
   GOOGLE_APPLICATION_CREDENTIALS, GCE_METADATA_HOST, GOOGLE_CLOUD_QUOTA_PROJECT
                                  read by Google's library

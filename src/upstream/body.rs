@@ -1,24 +1,27 @@
-//! The request body on its way up: at most three pieces, of which none is copied.
+//! The request body on its way up: pieces that are sent one after the other, none of them copied.
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// The pieces that are still to be sent. A clone shares the bytes.
+/// The pieces, and how many of them have been sent. A clone shares them.
 #[derive(Clone, Debug)]
 pub(super) struct RequestBody {
-    pieces: [Bytes; 3],
+    pieces: Arc<[Bytes]>,
+    sent: usize,
 }
 
 impl RequestBody {
-    pub(super) fn new(pieces: [Bytes; 3]) -> Self {
-        Self { pieces }
+    pub(super) fn new(pieces: Vec<Bytes>) -> Self {
+        Self { pieces: pieces.into_iter().filter(|piece| !piece.is_empty()).collect(), sent: 0 }
     }
 
+    /// What is still to be sent, in bytes.
     pub(super) fn len(&self) -> u64 {
-        self.pieces.iter().map(|piece| piece.len() as u64).sum()
+        self.pieces.iter().skip(self.sent).map(|piece| piece.len() as u64).sum()
     }
 }
 
@@ -27,12 +30,13 @@ impl Body for RequestBody {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let next = self.pieces.iter_mut().find(|piece| !piece.is_empty());
-        Poll::Ready(next.map(|piece| Ok(Frame::data(std::mem::take(piece)))))
+        let next = self.pieces.get(self.sent).cloned();
+        self.sent += usize::from(next.is_some());
+        Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.iter().all(Bytes::is_empty)
+        self.sent == self.pieces.len()
     }
 
     fn size_hint(&self) -> SizeHint {

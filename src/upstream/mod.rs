@@ -61,7 +61,7 @@ pub struct ChatRequest {
 impl ChatRequest {
     /// Takes from the client's head what may go up.
     #[must_use]
-    pub fn new(location: usize, head: &Head, pieces: [Bytes; 3]) -> Self {
+    pub fn new(location: usize, head: &Head, pieces: Vec<Bytes>) -> Self {
         let fields = PASSED_FIELDS.iter().filter_map(|name| {
             let value = HeaderValue::from_maybe_shared(head.shared_value(name.as_str())?).ok()?;
             Some((name.clone(), value))
