@@ -12,8 +12,12 @@ const DONE: &str = "data: [DONE]\n\n";
 
 /// An upstream whose streams send [`FIRST`], wait for the gate, and end.
 fn held_streams(gate: &Gate) -> H2Upstream {
+    held_streams_of(gate, |_| Treatment::Serve)
+}
+
+fn held_streams_of(gate: &Gate, treatment: fn(usize) -> Treatment) -> H2Upstream {
     let gate = gate.clone();
-    H2Upstream::new(move |mut exchange| {
+    H2Upstream::with_treatment(treatment, move |mut exchange| {
         let gate = gate.clone();
         async move {
             exchange.sse_head();
@@ -34,6 +38,19 @@ fn start_stream(gateway: &Gateway) -> (Client, Response) {
     (client, answer)
 }
 
+/// Starts a herd: all requests leave before the first answer is read. As no stream ends before the gate of its upstream
+/// opens, all that are given back are open at once.
+fn start_streams(gateway: &Gateway, count: usize) -> Vec<(Client, Response)> {
+    let mut clients: Vec<Client> = (0..count).map(|_| gateway.client()).collect();
+    clients.iter_mut().for_each(|client| client.send(Request::chat(CHAT_STREAM).bytes()));
+    let read_first = |mut client: Client| {
+        let answer = client.head();
+        client.expect_body(FIRST);
+        (client, answer)
+    };
+    clients.into_iter().map(read_first).collect()
+}
+
 #[track_caller]
 fn assert_ends_well((mut client, mut answer): (Client, Response)) {
     client.rest(&mut answer);
@@ -46,23 +63,7 @@ fn three_hundred_streams_are_open_at_once() {
     let gate = Gate::new();
     let upstream = held_streams(&gate);
     let gateway = Gateway::before(&upstream).start();
-    // All requests leave before the first answer is read: a herd on a cold pool.
-    let mut clients: Vec<Client> = (0..300)
-        .map(|_| {
-            let mut client = gateway.client();
-            client.send(Request::chat(CHAT_STREAM).bytes());
-            client
-        })
-        .collect();
-    // No stream ends before the gate opens, and the gate opens when each has given its first byte.
-    let answers: Vec<Response> = clients
-        .iter_mut()
-        .map(|client| {
-            let answer = client.head();
-            client.expect_body(FIRST);
-            answer
-        })
-        .collect();
+    let streams = start_streams(&gateway, 300);
     let seen = upstream.seen();
     assert_eq!(seen.open, 300);
     assert!((3..=5).contains(&seen.connections), "{} connections", seen.connections);
@@ -71,7 +72,7 @@ fn three_hundred_streams_are_open_at_once() {
         .max();
     assert!(fullest <= Some(100), "{fullest:?} streams on one connection");
     gate.open();
-    clients.into_iter().zip(answers).for_each(assert_ends_well);
+    streams.into_iter().for_each(assert_ends_well);
 }
 
 #[test]
@@ -266,24 +267,22 @@ fn a_goaway_that_counts_the_stream_as_processed_is_a_502() {
 #[test]
 fn a_lower_limit_of_streams_is_kept() {
     let gate = Gate::new();
-    let held = gate.clone();
-    let upstream = H2Upstream::with_treatment(
-        |_| Treatment::Limit(10),
-        move |mut exchange| {
-            let held = held.clone();
-            async move {
-                exchange.sse_head();
-                exchange.send(FIRST).await;
-                held.opened().await;
-                exchange.send(DONE).await;
-                exchange.end();
-            }
-        },
-    );
+    let upstream = held_streams_of(&gate, |_| Treatment::Limit(10));
     let gateway = Gateway::before(&upstream).start();
-    // One by one: each finds out what its connection allows. None waits for another to end.
+    // One by one: none waits for another to end.
     let streams: Vec<_> = (0..50).map(|_| start_stream(&gateway)).collect();
     assert_eq!(upstream.seen().connections, 5);
+    gate.open();
+    streams.into_iter().for_each(assert_ends_well);
+}
+
+#[test]
+fn a_cold_herd_keeps_to_a_lower_limit_of_streams() {
+    let gate = Gate::new();
+    let upstream = held_streams_of(&gate, |_| Treatment::Limit(10));
+    let gateway = Gateway::before(&upstream).start();
+    let streams = start_streams(&gateway, 50);
+    assert_eq!(upstream.seen().open, 50);
     gate.open();
     streams.into_iter().for_each(assert_ends_well);
 }
