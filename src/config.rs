@@ -2,10 +2,12 @@
 //!
 //! The only file that reads the environment. Problems name variables and never show a value: it may be a key.
 
+use crate::json::{self, Fields};
 use crate::keys::{Keys, place};
 use crate::models::ModelConfig;
 use crate::signatures::Policy;
 use http::uri::Authority;
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -255,13 +257,16 @@ impl Reader<'_> {
             }
         }
         if let Some(text) = self.text(JSON) {
-            match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
+            match serde_json::from_str::<Fields<'_>>(&text) {
                 Err(error) => {
                     self.problem(JSON, format!("must be a JSON object of alias to vertex id: {}", place(&error)));
                 }
                 Ok(entries) => {
-                    for (number, (alias, value)) in entries.into_iter().enumerate() {
-                        self.alias_from_json(&mut models, number + 1, alias, &value);
+                    if entries.repeated().is_some() {
+                        self.problem(JSON, "names an alias twice");
+                    }
+                    for (number, (alias, value)) in entries.0.into_iter().enumerate() {
+                        self.alias_from_json(&mut models, number + 1, alias.into_owned(), value);
                     }
                 }
             }
@@ -287,10 +292,10 @@ impl Reader<'_> {
         models: &mut BTreeMap<String, ModelConfig>,
         number: usize,
         alias: String,
-        value: &serde_json::Value,
+        value: &RawValue,
     ) {
         const JSON: &str = "MODEL_ALIASES_JSON";
-        let Some(vertex_id) = value.as_str().and_then(parse_vertex_id) else {
+        let Some(vertex_id) = json::text(value.get()).as_deref().and_then(parse_vertex_id) else {
             self.problem(JSON, format!("entry {number}: the value must be 'publisher/model'"));
             return;
         };
@@ -548,6 +553,8 @@ mod tests {
         let said = problems(&[("MODEL_X_ID", "google/a"), ("MODEL_ALIASES_JSON", r#"{"x":"google/b"}"#)]);
         assert_eq!(said.len(), 1, "{said:?}");
         assert!(said[0].starts_with("MODEL_ALIASES_JSON: entry 1"));
+        let twice = r#"{"x":"google/a","x":"google/b"}"#;
+        assert_eq!(problems(&[("MODEL_ALIASES_JSON", twice)]), ["MODEL_ALIASES_JSON: names an alias twice"]);
         assert!(problems(&[("MODEL_NONE_LOCATION", "global")])[0].starts_with("MODEL_NONE_LOCATION: names no alias"));
         assert!(problems(&[("MODEL__ID", "google/a")])[0].starts_with("MODEL__ID: must spell"));
         for id in ["gemini-2.5-flash", "google/", "/x", "a/b/c", "google/a b", "google/\"x"] {

@@ -20,6 +20,7 @@ pub mod credentials;
 pub mod emulator;
 pub mod error;
 pub mod http1;
+pub mod json;
 pub mod keys;
 pub mod log;
 pub mod metadata;

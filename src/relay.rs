@@ -259,8 +259,8 @@ struct Tail {
     bytes: BytesMut,
 }
 
-/// `data: [DONE]` with its line ends fits, in bytes.
-const TAIL_BYTES: usize = 24;
+/// `data: [DONE]` fits with its line ends and a short comment behind it, in bytes.
+const TAIL_BYTES: usize = 96;
 
 impl Tail {
     fn push(&mut self, piece: &[u8]) {
@@ -275,8 +275,10 @@ impl Tail {
         }
     }
 
+    /// Whether the last data of the stream was `[DONE]`.
     fn ends_with_done(&self) -> bool {
-        self.bytes.trim_ascii_end().ends_with(b"[DONE]")
+        let mut lines = self.bytes.rsplit(|byte| matches!(byte, b'\n' | b'\r'));
+        lines.find_map(|line| line.strip_prefix(b"data:")).is_some_and(|data| data.trim_ascii() == b"[DONE]")
     }
 
     /// What has to be sent before a new event: nothing on an event boundary, else the end of the line and a blank one.
@@ -308,6 +310,8 @@ mod tests {
     fn done_is_seen_however_it_is_cut() {
         assert!(tail(&["data: {}\n\ndata: [DONE]\n\n"]).ends_with_done());
         assert!(tail(&["data: [DO", "NE]", "\r\n", "\r\n"]).ends_with_done());
+        assert!(tail(&["data:[DONE]\n\n: bye\n\n"]).ends_with_done());
+        assert!(!tail(&["data: {\"t\":\"[DONE]\"}\n\n"]).ends_with_done());
         assert!(!tail(&["data: [DONE]\n\n", "data: {}\n\n"]).ends_with_done());
         assert!(!tail(&[]).ends_with_done());
     }
@@ -331,7 +335,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_of_any_size_leave_the_same_tail(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 0..8)) {
+        fn pieces_of_any_size_leave_the_same_tail(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..8)) {
             let mut tail = Tail::default();
             pieces.iter().for_each(|piece| tail.push(piece));
             let all = pieces.concat();

@@ -93,7 +93,7 @@ pub fn refuse_arguments(error: &lexopt::Error) -> ExitCode {
 /// Says all that is wrong with the configuration.
 fn refuse_configuration(problems: &[Problem]) -> ExitCode {
     for problem in problems {
-        eprintln!("ai-proxy: {problem}");
+        eprintln!("{problem}");
     }
     ExitCode::from(EXIT_CONFIG)
 }

@@ -19,8 +19,8 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
 
 /// Streams on one connection, unless upstream allows fewer. Google documents this number.
 const MAX_STREAMS: usize = 100;
@@ -41,6 +41,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long upstream may take to send its SETTINGS, which should be the first thing it says.
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often they are looked for.
+const SETTINGS_INTERVAL: Duration = Duration::from_millis(1);
 /// hyper's read buffer for HTTP/1.1 answers may grow to this, in bytes.
 const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -204,25 +206,18 @@ impl Pool {
                     .map_err(failed)?;
                 // Nothing is sent before upstream has said how much it takes: requests that left earlier could wait
                 // inside the connection for each other's end.
-                let allowed = Arc::new(AtomicUsize::new(0));
-                let settled = Arc::new(Notify::new());
-                let (of_task, tell) = (allowed.clone(), settled.clone());
+                settle(&mut connection).await?;
+                let allowed = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
+                let of_task = allowed.clone();
                 tokio::spawn(async move {
-                    // Its errors reach the requests on it.
+                    // Every request wakes it, and so has the limit read again. Its errors reach the requests.
                     let _ = poll_fn(|cx| {
                         let done = Pin::new(&mut connection).poll(cx);
-                        let now = connection.current_max_send_streams();
-                        if of_task.swap(now, Ordering::Relaxed) == 0 && (now > 0 || done.is_ready()) {
-                            tell.notify_one();
-                        }
+                        of_task.store(connection.current_max_send_streams(), Ordering::Relaxed);
                         done
                     })
                     .await;
                 });
-                let _ = timeout(SETTINGS_TIMEOUT, settled.notified()).await;
-                if allowed.load(Ordering::Relaxed) == 0 {
-                    return Err(ConnectError::Failed("upstream's HTTP/2 connection allows no request".into()));
-                }
                 Ok(Opened::Http2(sender, allowed))
             }
         }
@@ -264,6 +259,28 @@ impl Pool {
             }
         }
     }
+}
+
+/// Waits until upstream's SETTINGS have come.
+///
+/// hyper reads them in a task of its own and wakes nobody, so they are looked for; they come with the handshake or a
+/// round trip after it.
+async fn settle<T>(connection: &mut http2::Connection<T, RequestBody, TokioExecutor>) -> Result<(), ConnectError>
+where
+    T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let deadline = Instant::now() + SETTINGS_TIMEOUT;
+    while connection.current_max_send_streams() == 0 {
+        // Polled, so that the connection can end; `sleep` wakes it.
+        tokio::select! {
+            _ = &mut *connection => return Err(ConnectError::Failed("upstream closed its HTTP/2 connection".into())),
+            () = sleep(SETTINGS_INTERVAL) => {}
+        }
+        if Instant::now() > deadline {
+            return Err(ConnectError::Failed("upstream's HTTP/2 connection allows no request".into()));
+        }
+    }
+    Ok(())
 }
 
 /// A connection that was just made.
