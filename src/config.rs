@@ -8,14 +8,14 @@ use crate::models::ModelConfig;
 use crate::signatures::Policy;
 use http::uri::Authority;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Cloud Run's own limit for an HTTP/1 request body, in bytes.
-const DEFAULT_MAX_BODY_BYTES: u64 = 32 * 1024 * 1024;
+const DEFAULT_MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 /// Cloud Run kills ten seconds after SIGTERM; one is left for the last writes.
 const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(9);
 /// Vertex's own deadline: a thinking model may be silent for minutes before its first byte.
@@ -247,10 +247,13 @@ impl Reader<'_> {
                 Some((variable.as_str(), alias))
             })
         };
+        let mut by_variable: HashMap<String, String> = HashMap::new();
         for (variable, spelled) in named("_ID") {
             let Some(id) = self.parsed(variable, ID_FORM, parse_vertex_id) else { continue };
             let alias = spelled.to_ascii_lowercase().replace('_', "-");
-            if is_alias(&alias) {
+            if by_variable.insert(alias.clone(), id.clone()).is_some_and(|other| other != id) {
+                self.problem(variable, "gives an alias another id than a variable that differs in case only");
+            } else if is_alias(&alias) {
                 models.insert(alias, ModelConfig { vertex_id: id, location: None });
             } else {
                 self.problem(variable, "must spell an alias of letters, digits and '_' between MODEL_ and _ID");
@@ -266,7 +269,7 @@ impl Reader<'_> {
                         self.problem(JSON, "names an alias twice");
                     }
                     for (number, (alias, value)) in entries.0.into_iter().enumerate() {
-                        self.alias_from_json(&mut models, number + 1, alias.into_owned(), value);
+                        self.alias_from_json(&mut models, &by_variable, number + 1, alias.into_owned(), value);
                     }
                 }
             }
@@ -290,6 +293,7 @@ impl Reader<'_> {
     fn alias_from_json(
         &mut self,
         models: &mut BTreeMap<String, ModelConfig>,
+        by_variable: &HashMap<String, String>,
         number: usize,
         alias: String,
         value: &RawValue,
@@ -303,20 +307,12 @@ impl Reader<'_> {
             self.problem(JSON, format!("entry {number}: the alias must be 1 to 128 letters, digits and '. _ - / : @'"));
             return;
         }
-        match models.get(&alias) {
-            // The built-in ids are defaults: a file may replace them, a variable that says otherwise is a conflict.
-            Some(known) if known.vertex_id != vertex_id && self.is_set_by_variable(&alias) => {
-                self.problem(JSON, format!("entry {number}: a MODEL_…_ID variable gives the same alias another id"));
-            }
-            _ => {
-                models.insert(alias, ModelConfig { vertex_id, location: None });
-            }
+        // The built-in ids are defaults, which the list may replace; a variable that says otherwise is a conflict.
+        if by_variable.get(&alias).is_some_and(|other| *other != vertex_id) {
+            self.problem(JSON, format!("entry {number}: a MODEL_…_ID variable gives the same alias another id"));
+        } else {
+            models.insert(alias, ModelConfig { vertex_id, location: None });
         }
-    }
-
-    fn is_set_by_variable(&self, alias: &str) -> bool {
-        let variable = format!("MODEL_{}_ID", variable_spelling(alias));
-        self.environment.0.keys().any(|name| name.eq_ignore_ascii_case(&variable) && !self.environment.is_unset(name))
     }
 }
 
@@ -347,6 +343,10 @@ impl Config {
         );
         let max_body_bytes = reader.bytes("MAX_BODY_BYTES");
         let body_budget_bytes = reader.bytes("BODY_BUDGET_BYTES");
+        let max_body_bytes = max_body_bytes.unwrap_or(DEFAULT_MAX_BODY_BYTES);
+        if body_budget_bytes.is_some_and(|budget| budget < max_body_bytes) {
+            reader.problem("BODY_BUDGET_BYTES", "must not be less than MAX_BODY_BYTES");
+        }
         let upstream_timeout = reader.seconds("UPSTREAM_TIMEOUT_SECONDS", 1, DEFAULT_UPSTREAM_TIMEOUT);
         let repair_errors = reader.parsed("UPSTREAM_ERRORS", "'openai' or 'raw'", |text| match text {
             "openai" => Some(true),
@@ -386,7 +386,7 @@ impl Config {
                 keys,
                 models,
                 cors: cors.unwrap_or(AllowedOrigins::Listed(Vec::new())),
-                max_body_bytes: max_body_bytes.unwrap_or(DEFAULT_MAX_BODY_BYTES as usize),
+                max_body_bytes,
                 body_budget_bytes,
                 upstream_timeout,
                 repair_errors: repair_errors.unwrap_or(true),
@@ -429,7 +429,10 @@ fn parse_location(text: &str) -> Option<String> {
 
 pub(crate) fn parse_project(text: &str) -> Option<String> {
     let shape = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.:".contains(&byte));
-    (shape && !text.is_empty() && text.len() <= 128).then(|| text.to_owned())
+    // `..` would be another path.
+    let ends =
+        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.ends_with(|c: char| c.is_ascii_alphanumeric());
+    (shape && ends && text.len() <= 128).then(|| text.to_owned())
 }
 
 fn parse_base_url(text: &str) -> Option<BaseUrl> {

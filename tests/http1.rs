@@ -421,7 +421,7 @@ fn an_encoded_body_is_refused() {
 #[test]
 fn bodies_are_counted_against_the_budget() {
     let upstream = Upstream::queued();
-    let gateway = Gateway::before(&upstream).env("BODY_BUDGET_BYTES", "100000").start();
+    let gateway = Gateway::before(&upstream).env("BODY_BUDGET_BYTES", "100000").env("MAX_BODY_BYTES", "100000").start();
     let body = format!(r#"{{"model":"flash","a":"{}"}}"#, "x".repeat(60_000));
     let mut first = gateway.client();
     first.send(Request::chat(&body).header("expect", "100-continue").head_bytes());

@@ -6,6 +6,7 @@ mod keys;
 mod serve;
 
 use crate::config::Problem;
+use crate::upstream::NoCertificates;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -96,6 +97,11 @@ fn refuse_configuration(problems: &[Problem]) -> ExitCode {
         eprintln!("{problem}");
     }
     ExitCode::from(EXIT_CONFIG)
+}
+
+/// Says that upstream could not be verified.
+fn refuse_certificates(error: NoCertificates) -> ExitCode {
+    refuse_configuration(&[Problem { variable: "SSL_CERT_FILE".to_owned(), message: error.to_string() }])
 }
 
 /// Says why the program cannot run.
