@@ -28,7 +28,8 @@ def engine_runs():
         return False
 
 
-needs_engine = unittest.skipUnless(engine_runs(), "no Docker engine here")
+ENGINE = engine_runs()
+needs_engine = unittest.skipUnless(ENGINE, "no Docker engine here")
 
 
 def network():
@@ -38,6 +39,16 @@ def network():
         return given
     bridge = subprocess.run(["docker", "network", "inspect", "bridge"], capture_output=True)
     return "" if bridge.returncode == 0 else "host"
+
+
+def build_image():
+    """Of the Dockerfile as it is now, whatever image is there; quick where the engine has it cached."""
+    if not ENGINE:
+        return
+    environment = {**os.environ, "PI_SANDBOX_NETWORK": network()}
+    built = subprocess.run([FOLDER / "pi", "rebuild"], env=environment, capture_output=True, text=True)
+    if built.returncode != 0:
+        raise RuntimeError(f"the image does not build:\n{built.stderr[-3000:]}")
 
 
 class User:
@@ -141,13 +152,14 @@ def mode(path):
 class Gateway:
     """`ai-proxy dev` on a port of the system's choice, and what it has logged of each request."""
 
-    def __init__(self, test_class, host):
+    def __init__(self, test_class, host, **settings):
         if not AI_PROXY.exists():
             raise RuntimeError(f"no gateway at {AI_PROXY}; build it, or set AI_PROXY")
         keys = json.dumps([{"id": "pi", "key": KEY}])
-        environment = {"PATH": os.environ["PATH"], "HOST": host, "PORT": "0", "API_KEYS_JSON": keys}
+        environment = {"PATH": os.environ["PATH"], "HOST": host, "PORT": "0", "API_KEYS_JSON": keys, **settings}
         self.process = subprocess.Popen([AI_PROXY, "dev"], stdout=subprocess.PIPE, env=environment, text=True)
         test_class.addClassCleanup(self.stop)
+        self.logged = threading.Condition()
         self.requests = []
         for line in self.process.stdout:
             found = re.search(r'"address":"[^"]*:(\d+)"', line)
@@ -162,7 +174,15 @@ class Gateway:
     def read(self):
         for line in self.process.stdout:
             if '"httpRequest"' in line:
-                self.requests.append(json.loads(line))
+                with self.logged:
+                    self.requests.append(json.loads(line))
+                    self.logged.notify_all()
+
+    def statuses(self, count):
+        """Of all requests so far, once there are so many: each is logged when its answer has ended."""
+        with self.logged:
+            self.logged.wait_for(lambda: len(self.requests) >= count, timeout=PATIENCE_SECONDS)
+            return [request["status"] for request in self.requests]
 
     def stop(self):
         self.process.terminate()
