@@ -1,6 +1,8 @@
 """pi at work through `ai-proxy dev`: it answers, runs tools, and edits files of the mounted folder."""
 
 import pathlib
+import re
+import subprocess
 import unittest
 
 import support
@@ -69,6 +71,29 @@ class Turns:
 @needs_engine
 class Flash(Turns, unittest.TestCase):
     model = "flash"
+
+
+@needs_engine
+class Recipe(unittest.TestCase):
+    """docs/clients/pi.md, run as it is written."""
+
+    def test_the_commands_of_the_page(self):
+        page = (support.FOLDER.parent / "docs/clients/pi.md").read_text()
+        commands = re.search(r"<!-- test: pi -->\n```bash\n(.*?)```", page, re.DOTALL)[1]
+        user = User(self)
+        user.environment.update(PI_SANDBOX_NETWORK=network(), AI_API_BASE=Gateway(type(self), "0.0.0.0").base)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", commands],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=support.PATIENCE_SECONDS,
+            **user.options(),
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for told in ("flash", "pro-preview", "Hi there!"):
+            self.assertIn(told, done.stdout)
+        self.assertEqual((user.project / "notes.txt").read_text(), "hello from pi")
 
 
 @needs_engine
