@@ -26,6 +26,7 @@ const FILES: &[(&str, &str)] = &[
     ("object-error.json", include_str!("scenarios/object-error.json")),
     ("overloaded.json", include_str!("scenarios/overloaded.json")),
     ("parallel-calls.json", include_str!("scenarios/parallel-calls.json")),
+    ("pi-repair.json", include_str!("scenarios/pi-repair.json")),
     ("rate-limited.json", include_str!("scenarios/rate-limited.json")),
     ("slow.json", include_str!("scenarios/slow.json")),
     ("tool-stop.json", include_str!("scenarios/tool-stop.json")),
