@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, SendStream};
+use h2::{Ping, Reason, SendStream};
 use http::HeaderMap;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -62,6 +62,8 @@ pub(crate) struct Seen {
     pub(crate) cancelled: Vec<(usize, Reason)>,
     /// Requests that met a GOAWAY.
     pub(crate) refused: usize,
+    /// Connections on which the gateway has certainly read that it should go away.
+    pub(crate) told: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -146,6 +148,13 @@ impl H2Upstream {
     /// Sends a GOAWAY on every connection; streams that run go on.
     pub(crate) fn go_away(&self) {
         self.goaway.send_replace(Some(Reason::NO_ERROR));
+    }
+
+    /// As [`Self::go_away`], and waits until the gateway has read it on `count` connections.
+    #[track_caller]
+    pub(crate) fn go_away_and_wait(&self, count: usize) {
+        self.go_away();
+        self.seen.wait("the gateway to read a GOAWAY", |seen| (seen.told >= count).then_some(()));
     }
 
     /// Breaks every connection with a GOAWAY that counts all its streams as processed.
@@ -265,7 +274,18 @@ async fn serve(
             accepted = connection.accept() => accepted,
             Ok(()) = goaways.changed() => {
                 match goaways.borrow().unwrap_or(Reason::NO_ERROR) {
-                    Reason::NO_ERROR => connection.graceful_shutdown(),
+                    Reason::NO_ERROR => {
+                        connection.graceful_shutdown();
+                        if let Some(mut ping) = connection.ping_pong() {
+                            let seen = seen.clone();
+                            tokio::spawn(async move {
+                                // What follows the GOAWAY and is answered proves that it was read.
+                                if ping.ping(Ping::opaque()).await.is_ok() {
+                                    seen.change(|seen| seen.told += 1);
+                                }
+                            });
+                        }
+                    }
                     reason => connection.abrupt_shutdown(reason),
                 }
                 continue;
