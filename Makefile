@@ -1,0 +1,31 @@
+# `make` alone lists the targets.
+
+.DEFAULT_GOAL := help
+.PHONY: help dev release test lint test-rust clients deny shellcheck
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+dev: ## run the gateway in front of the embedded emulator
+	cargo run --release --locked -- dev
+
+release: ## build target/release/ai-proxy
+	cargo build --release --locked
+
+test: ## run everything below, with one line of counts at the end
+	@tests/run
+
+lint: ## formatting, clippy and rustdoc, warnings denied
+	@tests/run lint
+
+test-rust: ## the Rust tests
+	@tests/run rust
+
+clients: ## curl and the OpenAI SDKs for Python and Node against `ai-proxy dev`
+	@tests/run clients
+
+deny: ## licences, bans and sources of dependencies (needs cargo-deny)
+	@tests/run deny
+
+shellcheck: ## the shell scripts (needs shellcheck)
+	@tests/run shellcheck

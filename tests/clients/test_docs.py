@@ -1,0 +1,121 @@
+"""What is written down agrees with what is built: variables, error codes, version, links."""
+
+import os
+import re
+import subprocess
+
+import pytest
+
+from gateway import PROGRAM, ROOT
+
+# Variables of clients, which the gateway itself does not read.
+FOR_CLIENTS = {"AI_API_BASE", "API_KEY"}
+
+NAME = re.compile(r"[A-Z][A-Z0-9]*(?:_(?:<ALIAS>|[A-Z0-9]+))*")
+MARKDOWN = [
+    path
+    for path in sorted(ROOT.rglob("*.md"))
+    if not {"target", "node_modules", ".venv", ".git"} & set(path.relative_to(ROOT).parts)
+]
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def section(text, number):
+    """The text below the heading `## NUMBER. …`."""
+    return re.search(rf"^## {number}\. .*?$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL).group(1)
+
+
+def rows(text):
+    """The cells of each row of the first table."""
+    lines = re.search(r"^\|.*\n\|[-| ]+\n((?:\|.*\n)+)", text, re.MULTILINE).group(1).splitlines()
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
+
+
+def in_code(cell):
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def variables_of_table(text):
+    return {name for row in rows(text) for name in in_code(row[0])}
+
+
+def variables_of_help():
+    help_text = subprocess.run([PROGRAM, "--help"], stdout=subprocess.PIPE, encoding="utf-8", check=True).stdout
+    environment = help_text.partition("Environment")[2].partition("\n\n")[0]
+    # Names stand at the beginning of a line or after a comma or two blanks, explanations after them.
+    pieces = re.split(r"\n|, |  +", environment)
+    words = {piece.split(" ")[0] for piece in pieces if piece}
+    return {word for word in words if NAME.fullmatch(word)}
+
+
+def variables_of_example():
+    return set(re.findall(r"^#? ?([A-Z][A-Z0-9_<>]*)=", read(".env.example"), re.MULTILINE)) - FOR_CLIENTS
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(variables_of_help, id="help"),
+        pytest.param(lambda: variables_of_table(read("README.md").partition("\n## Settings\n")[2]), id="README.md"),
+        pytest.param(variables_of_example, id=".env.example"),
+    ],
+)
+def test_variables(told):
+    promised = variables_of_table(section(read("SPEC.md"), 2))
+    assert all(map(NAME.fullmatch, promised)), promised
+    assert told() == promised
+
+
+def test_defaults_of_the_example():
+    defaults = {}
+    for variables, default, _ in rows(section(read("SPEC.md"), 2)):
+        for name in in_code(variables):
+            defaults[name] = (in_code(default) or [""])[0]
+    commented_out = dict(re.findall(r"^# ([A-Z][A-Z0-9_]*)=(.+)$", read(".env.example"), re.MULTILINE))
+    # This one has no default; the line shows its form.
+    del commented_out["MODEL_ALIASES_JSON"]
+    assert commented_out
+    assert commented_out == {name: defaults[name] for name in commented_out}
+
+
+def test_example_is_a_valid_configuration():
+    commands = 'set -a; . ./.env.example; set +a; "$PROGRAM" check'
+    environment = {"PATH": os.environ["PATH"], "PROGRAM": str(PROGRAM)}
+    subprocess.run(["bash", "-euc", commands], cwd=ROOT, env=environment, check=True)
+
+
+def test_error_codes():
+    source = read("src/error.rs")
+    built = re.findall(r'=> \((\w+|\*status), "(\w+)"\)', source)
+    assert len(built) == len(re.findall(r"#\[error\(", source)), "a variant that this test does not see"
+    promised = {(status, code) for status, codes, _ in rows(section(read("SPEC.md"), 9)) for code in in_code(codes)}
+    assert {code for _, code in built} == {code for _, code in promised}
+    fixed = {(status, code) for status, code in built if status != "*status"}
+    assert fixed <= promised, fixed - promised
+
+
+def test_version_has_an_entry_in_the_changelog():
+    version = re.search(r'^version = "(.+)"$', read("Cargo.toml"), re.MULTILINE).group(1)
+    assert re.search(rf"^## \[{re.escape(version)}\]", read("CHANGELOG.md"), re.MULTILINE)
+
+
+def anchors(text):
+    """The names that headings get."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links(path):
+    text = re.sub(r"^```.*?^```$|`[^`\n]+`", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), f"{link} leads nowhere"
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), f"{link}: no such heading"
