@@ -18,12 +18,12 @@ export class Gateway {
   #ended = false;
   #news = new EventTarget();
 
-  static async start() {
+  static async start(settings = {}) {
     const gateway = new Gateway();
     try {
       let banner = "";
       // Nothing of the caller's environment can change what is tested.
-      const env = { PATH: process.env.PATH, PORT: "0", SHUTDOWN_GRACE_SECONDS: "1" };
+      const env = { PATH: process.env.PATH, PORT: "0", SHUTDOWN_GRACE_SECONDS: "1", ...settings };
       gateway.#child = spawn(here("dev.sh"), [program], { env, stdio: ["pipe", "pipe", "inherit"] });
       const lines = createInterface({ input: gateway.#child.stdout });
       lines.on("line", (line) => {

@@ -171,14 +171,28 @@ test("has the SDK's own loop call a tool", async () => {
   assert.equal(await loop.finalContent(), "The sum is 3800.");
 });
 
-test("is told that a thought signature is missing", async () => {
+test("drops a thought signature", async () => {
   const message = await plainCall("pro-preview", SUM);
   delete message.tool_calls[0].extra_content;
-  await assert.rejects(chat("pro-preview", [...SUM, message, ...answerCalls(message)], { tools: [ADD] }), (error) => {
-    assert.ok(error instanceof OpenAI.BadRequestError);
-    assert.match(error.message, /is missing a `thought_signature`/);
-    return true;
-  });
+  const answer = await chat("pro-preview", [...SUM, message, ...answerCalls(message)], { tools: [ADD] });
+  assert.equal(answer.choices[0].message.content, "The sum is 3800.");
+});
+
+test("is told that a thought signature is missing", async () => {
+  const withoutKeeper = await Gateway.start({ THOUGHT_SIGNATURES: "off" });
+  try {
+    const client = new OpenAI({ ...connection, baseURL: withoutKeeper.base, apiKey: withoutKeeper.key });
+    const message = await plainCall("pro-preview", SUM);
+    delete message.tool_calls[0].extra_content;
+    const messages = [...SUM, message, ...answerCalls(message)];
+    await assert.rejects(client.chat.completions.create({ model: "pro-preview", messages, tools: [ADD] }), (error) => {
+      assert.ok(error instanceof OpenAI.BadRequestError);
+      assert.match(error.message, /is missing a `thought_signature`/);
+      return true;
+    });
+  } finally {
+    await withoutKeeper.stop();
+  }
 });
 
 test("is told that the key is wrong", async () => {

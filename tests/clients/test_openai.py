@@ -139,12 +139,20 @@ def test_calls_two_tools_at_once(client):
     assert answer.choices[0].message.content.count("The sum is ") == 2
 
 
-def test_is_told_that_a_thought_signature_is_missing(client):
+def test_drops_a_thought_signature(client):
     message = plain_call(client, "pro-preview", [SUM])
+    del message["tool_calls"][0]["extra_content"]
+    messages = [SUM, message, *answer_calls(message)]
+    answer = client.chat.completions.create(model="pro-preview", messages=messages, tools=[ADD])
+    assert answer.choices[0].message.content == "The sum is 3800."
+
+
+def test_is_told_that_a_thought_signature_is_missing(client_without_keeper):
+    message = plain_call(client_without_keeper, "pro-preview", [SUM])
     del message["tool_calls"][0]["extra_content"]
     with pytest.raises(openai.BadRequestError, match="is missing a `thought_signature`"):
         messages = [SUM, message, *answer_calls(message)]
-        client.chat.completions.create(model="pro-preview", messages=messages, tools=[ADD])
+        client_without_keeper.chat.completions.create(model="pro-preview", messages=messages, tools=[ADD])
 
 
 def test_is_told_that_the_key_is_wrong(connection):
