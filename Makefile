@@ -1,7 +1,7 @@
 # `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test lint test-rust clients deny shellcheck
+.PHONY: help dev release test lint test-rust clients agents pi deny shellcheck
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,12 @@ test-rust: ## the Rust tests
 
 clients: ## curl, the OpenAI SDKs, and every recipe of docs/clients against `ai-proxy dev`
 	@tests/run clients recipes
+
+agents: ## the Agents SDK harness (examples 04-06 need a Docker engine)
+	@tests/run agents
+
+pi: ## the pi sandbox (needs a Docker engine)
+	@tests/run pi
 
 deny: ## licences, bans and sources of dependencies (needs cargo-deny)
 	@tests/run deny

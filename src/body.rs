@@ -2,6 +2,7 @@
 //! Everything else goes upstream as it came.
 
 use crate::error::ApiError;
+use crate::json;
 use bytes::{Bytes, BytesMut};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -46,18 +47,9 @@ pub fn parse<'a>(body: &'a [u8], aliases: &str) -> Result<Parsed<'a>, ApiError> 
         return Err(ApiError::InvalidModel);
     }
     // A lone surrogate is allowed by the grammar, but names no alias.
-    let model = decoded(raw).ok_or_else(|| ApiError::ModelNotFound { aliases: aliases.to_owned(), status: 400 })?;
+    let model = json::text(raw).ok_or_else(|| ApiError::ModelNotFound { aliases: aliases.to_owned(), status: 400 })?;
     let start = raw.as_ptr() as usize - text.as_ptr() as usize;
     Ok(Parsed { model, model_span: start..start + raw.len(), messages: fields.messages, stream: fields.stream })
-}
-
-/// The text of a JSON string; borrowed where it has no escapes.
-fn decoded(raw: &str) -> Option<Cow<'_, str>> {
-    if raw.contains('\\') {
-        serde_json::from_str(raw).ok().map(Cow::Owned)
-    } else {
-        raw.strip_prefix('"')?.strip_suffix('"').map(Cow::Borrowed)
-    }
 }
 
 /// The kind of mistake, without the message of serde, which could quote the body.
@@ -145,7 +137,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
 
 /// Whether a raw key spells `name`, with or without escapes.
 fn is_key(raw: &RawValue, name: &str) -> bool {
-    decoded(raw.get()).is_some_and(|key| key == name)
+    json::text(raw.get()).is_some_and(|key| key == name)
 }
 
 #[cfg(test)]

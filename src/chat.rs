@@ -12,8 +12,7 @@ use crate::upstream::ChatRequest;
 /// # Errors
 /// The gateway's own error, or how the exchange broke off.
 pub async fn complete(app: &App, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
-    let encoding = exchange.head.value("content-encoding");
-    if encoding.is_some_and(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
+    if exchange.head.values("content-encoding").any(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
         return Err(ApiError::ContentEncoding.into());
     }
     let body = exchange.read_body(app.max_body_bytes, &app.budget).await?;
@@ -37,9 +36,8 @@ pub async fn complete(app: &App, exchange: &mut Exchange<'_>) -> Result<(), Fail
         tap = app.signatures.listener(&key);
     }
     let pieces = body::splice(&body, edits);
-    drop(body);
 
-    let request = ChatRequest::new(model.location, &exchange.head, pieces);
+    let request = ChatRequest::new(model.location, &exchange.head, pieces, body);
     let parsing = exchange.record.elapsed() - body_read;
     let forwarded = exchange.unless_interrupted(app.vertex.forward(request)).await?;
     let answer = match forwarded {

@@ -2,18 +2,21 @@
 //!
 //! The only file that reads the environment. Problems name variables and never show a value: it may be a key.
 
+use crate::json::{self, Fields};
 use crate::keys::{Keys, place};
 use crate::models::ModelConfig;
 use crate::signatures::Policy;
 use http::uri::Authority;
-use std::collections::BTreeMap;
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Cloud Run's own limit for an HTTP/1 request body, in bytes.
-const DEFAULT_MAX_BODY_BYTES: u64 = 32 * 1024 * 1024;
+const DEFAULT_MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 /// Cloud Run kills ten seconds after SIGTERM; one is left for the last writes.
 const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(9);
 /// Vertex's own deadline: a thinking model may be silent for minutes before its first byte.
@@ -210,21 +213,40 @@ impl Reader<'_> {
         usize::try_from(number).ok()
     }
 
+    /// The keys, from a variable or from a file: a file can be a mounted secret, which fewer people can read.
     fn keys(&mut self) -> Option<Keys> {
-        const VARIABLE: &str = "API_KEYS_JSON";
-        let Some(json) = self.text(VARIABLE) else {
-            if !self.problems.iter().any(|problem| problem.variable == VARIABLE) {
-                self.problem(
-                    VARIABLE,
-                    "is required: a JSON array of {\"id\",\"key\",\"enabled\"}; 'ai-proxy keys new' prints an entry",
-                );
-            }
+        const JSON: &str = "API_KEYS_JSON";
+        const FILE: &str = "API_KEYS_FILE";
+        let before = self.problems.len();
+        let (json, file) = (self.text(JSON), self.text(FILE));
+        if self.problems.len() > before {
             return None;
+        }
+        let (variable, json) = match (json, file) {
+            (Some(json), None) => (JSON, json),
+            (None, Some(file)) => match fs::read_to_string(file) {
+                Ok(json) => (FILE, json),
+                Err(error) => {
+                    self.problem(FILE, format!("names a file that cannot be read: {}", error.kind()));
+                    return None;
+                }
+            },
+            (Some(_), Some(_)) => {
+                self.problem(FILE, "must not be set together with API_KEYS_JSON");
+                return None;
+            }
+            (None, None) => {
+                self.problem(
+                    JSON,
+                    "is required, or API_KEYS_FILE: a JSON array of {\"id\",\"key\",\"enabled\"}; 'ai-proxy keys new' prints an entry",
+                );
+                return None;
+            }
         };
         match Keys::parse(&json) {
             Ok(keys) => Some(keys),
             Err(messages) => {
-                messages.into_iter().for_each(|message| self.problem(VARIABLE, message));
+                messages.into_iter().for_each(|message| self.problem(variable, message));
                 None
             }
         }
@@ -245,23 +267,29 @@ impl Reader<'_> {
                 Some((variable.as_str(), alias))
             })
         };
+        let mut by_variable: HashMap<String, String> = HashMap::new();
         for (variable, spelled) in named("_ID") {
             let Some(id) = self.parsed(variable, ID_FORM, parse_vertex_id) else { continue };
             let alias = spelled.to_ascii_lowercase().replace('_', "-");
-            if is_alias(&alias) {
+            if by_variable.insert(alias.clone(), id.clone()).is_some_and(|other| other != id) {
+                self.problem(variable, "gives an alias another id than a variable that differs in case only");
+            } else if is_alias(&alias) {
                 models.insert(alias, ModelConfig { vertex_id: id, location: None });
             } else {
                 self.problem(variable, "must spell an alias of letters, digits and '_' between MODEL_ and _ID");
             }
         }
         if let Some(text) = self.text(JSON) {
-            match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text) {
+            match serde_json::from_str::<Fields<'_>>(&text) {
                 Err(error) => {
                     self.problem(JSON, format!("must be a JSON object of alias to vertex id: {}", place(&error)));
                 }
                 Ok(entries) => {
-                    for (number, (alias, value)) in entries.into_iter().enumerate() {
-                        self.alias_from_json(&mut models, number + 1, alias, &value);
+                    if entries.repeated().is_some() {
+                        self.problem(JSON, "names an alias twice");
+                    }
+                    for (number, (alias, value)) in entries.0.into_iter().enumerate() {
+                        self.alias_from_json(&mut models, &by_variable, number + 1, alias.into_owned(), value);
                     }
                 }
             }
@@ -285,12 +313,13 @@ impl Reader<'_> {
     fn alias_from_json(
         &mut self,
         models: &mut BTreeMap<String, ModelConfig>,
+        by_variable: &HashMap<String, String>,
         number: usize,
         alias: String,
-        value: &serde_json::Value,
+        value: &RawValue,
     ) {
         const JSON: &str = "MODEL_ALIASES_JSON";
-        let Some(vertex_id) = value.as_str().and_then(parse_vertex_id) else {
+        let Some(vertex_id) = json::text(value.get()).as_deref().and_then(parse_vertex_id) else {
             self.problem(JSON, format!("entry {number}: the value must be 'publisher/model'"));
             return;
         };
@@ -298,20 +327,12 @@ impl Reader<'_> {
             self.problem(JSON, format!("entry {number}: the alias must be 1 to 128 letters, digits and '. _ - / : @'"));
             return;
         }
-        match models.get(&alias) {
-            // The built-in ids are defaults: a file may replace them, a variable that says otherwise is a conflict.
-            Some(known) if known.vertex_id != vertex_id && self.is_set_by_variable(&alias) => {
-                self.problem(JSON, format!("entry {number}: a MODEL_…_ID variable gives the same alias another id"));
-            }
-            _ => {
-                models.insert(alias, ModelConfig { vertex_id, location: None });
-            }
+        // The built-in ids are defaults, which the list may replace; a variable that says otherwise is a conflict.
+        if by_variable.get(&alias).is_some_and(|other| *other != vertex_id) {
+            self.problem(JSON, format!("entry {number}: a MODEL_…_ID variable gives the same alias another id"));
+        } else {
+            models.insert(alias, ModelConfig { vertex_id, location: None });
         }
-    }
-
-    fn is_set_by_variable(&self, alias: &str) -> bool {
-        let variable = format!("MODEL_{}_ID", variable_spelling(alias));
-        self.environment.0.keys().any(|name| name.eq_ignore_ascii_case(&variable) && !self.environment.is_unset(name))
     }
 }
 
@@ -342,6 +363,10 @@ impl Config {
         );
         let max_body_bytes = reader.bytes("MAX_BODY_BYTES");
         let body_budget_bytes = reader.bytes("BODY_BUDGET_BYTES");
+        let max_body_bytes = max_body_bytes.unwrap_or(DEFAULT_MAX_BODY_BYTES);
+        if body_budget_bytes.is_some_and(|budget| budget < max_body_bytes) {
+            reader.problem("BODY_BUDGET_BYTES", "must not be less than MAX_BODY_BYTES");
+        }
         let upstream_timeout = reader.seconds("UPSTREAM_TIMEOUT_SECONDS", 1, DEFAULT_UPSTREAM_TIMEOUT);
         let repair_errors = reader.parsed("UPSTREAM_ERRORS", "'openai' or 'raw'", |text| match text {
             "openai" => Some(true),
@@ -381,7 +406,7 @@ impl Config {
                 keys,
                 models,
                 cors: cors.unwrap_or(AllowedOrigins::Listed(Vec::new())),
-                max_body_bytes: max_body_bytes.unwrap_or(DEFAULT_MAX_BODY_BYTES as usize),
+                max_body_bytes,
                 body_budget_bytes,
                 upstream_timeout,
                 repair_errors: repair_errors.unwrap_or(true),
@@ -424,7 +449,10 @@ fn parse_location(text: &str) -> Option<String> {
 
 pub(crate) fn parse_project(text: &str) -> Option<String> {
     let shape = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.:".contains(&byte));
-    (shape && !text.is_empty() && text.len() <= 128).then(|| text.to_owned())
+    // `..` would be another path.
+    let ends =
+        text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.ends_with(|c: char| c.is_ascii_alphanumeric());
+    (shape && ends && text.len() <= 128).then(|| text.to_owned())
 }
 
 fn parse_base_url(text: &str) -> Option<BaseUrl> {
@@ -548,6 +576,8 @@ mod tests {
         let said = problems(&[("MODEL_X_ID", "google/a"), ("MODEL_ALIASES_JSON", r#"{"x":"google/b"}"#)]);
         assert_eq!(said.len(), 1, "{said:?}");
         assert!(said[0].starts_with("MODEL_ALIASES_JSON: entry 1"));
+        let twice = r#"{"x":"google/a","x":"google/b"}"#;
+        assert_eq!(problems(&[("MODEL_ALIASES_JSON", twice)]), ["MODEL_ALIASES_JSON: names an alias twice"]);
         assert!(problems(&[("MODEL_NONE_LOCATION", "global")])[0].starts_with("MODEL_NONE_LOCATION: names no alias"));
         assert!(problems(&[("MODEL__ID", "google/a")])[0].starts_with("MODEL__ID: must spell"));
         for id in ["gemini-2.5-flash", "google/", "/x", "a/b/c", "google/a b", "google/\"x"] {

@@ -2,15 +2,18 @@
 //!
 //! `google-cloud-auth` finds the credentials, fetches tokens in the background and refreshes them ahead of expiry. What
 //! it lacks is added here: it stops for ever after one permanent error and repeats a transient one for ten seconds, so
-//! a *generation* of it that fails is replaced by a new one. One keeper task does that; requests only wait for it.
+//! a *generation* of it that fails is replaced by a new one. One keeper task does that; requests only wait for it. Each
+//! generation has a small runtime of its own, since the library starts tasks that nothing else could end.
 
 use crate::config::CredentialsSource;
 use crate::log::{Log, Severity};
 use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials as Library, EntityTag, mds};
+use google_cloud_auth::errors::CredentialsError;
 use http::{Extensions, HeaderMap, HeaderValue};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
@@ -78,8 +81,37 @@ struct Shared {
 #[derive(Debug)]
 struct Generation {
     number: u64,
+    _ground: Ground,
     library: Library,
     latest: Mutex<(EntityTag, Bearer)>,
+}
+
+/// The runtime that one generation's tasks live on, a hanging fetch among them; they end with it.
+#[derive(Debug)]
+struct Ground(Option<Runtime>);
+
+impl Ground {
+    fn new() -> std::io::Result<Self> {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).thread_name("credentials").enable_all().build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    /// Runs something there; `None` when it panicked.
+    async fn run<F>(&self, future: F) -> Option<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.0.as_ref()?.spawn(future).await.ok()
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Generation {
@@ -164,10 +196,16 @@ impl Credentials {
         if let Some(current) = self.0.current.borrow().as_ref().filter(|current| current.number > number) {
             return Ok(current.clone());
         }
-        self.0.demand.notify_one();
         let mut watcher = self.0.current.subscribe();
-        let found = timeout_at(deadline, watcher.wait_for(newer)).await.map_err(|_| Unavailable)?;
-        found.ok().and_then(|current| current.clone()).ok_or(Unavailable)
+        while Instant::now() < deadline {
+            // Again and again: every pause of the keeper ends early while somebody waits.
+            self.0.demand.notify_one();
+            let until = deadline.min(Instant::now() + FIRST_PAUSE);
+            if let Ok(found) = timeout_at(until, watcher.wait_for(newer)).await {
+                return found.ok().and_then(|current| current.clone()).ok_or(Unavailable);
+            }
+        }
+        Err(Unavailable)
     }
 }
 
@@ -177,14 +215,8 @@ async fn keep(shared: Arc<Shared>, source: CredentialsSource, metadata_url: Stri
     let mut pause = FIRST_PAUSE;
     for number in 1.. {
         let begun = Instant::now();
-        // In a task of its own: the library panics where it finds no certificates to trust.
-        let attempt = tokio::spawn(first_bearer(source.clone(), metadata_url.clone(), number));
-        let generation = match timeout(FETCH_TIMEOUT, attempt).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err("the credentials library failed".to_owned()),
-            Err(_) => Err(format!("no answer within {} seconds", FETCH_TIMEOUT.as_secs())),
-        };
-        match generation {
+        match timeout(FETCH_TIMEOUT, generation(&source, &metadata_url, number)).await.unwrap_or(Err(Reason::TimedOut))
+        {
             Ok(generation) => {
                 if number > 1 || pause > FIRST_PAUSE {
                     log.event(Severity::Info, "Google credentials are available again");
@@ -207,40 +239,91 @@ async fn keep(shared: Arc<Shared>, source: CredentialsSource, metadata_url: Stri
 }
 
 /// Builds the library's credentials and waits for their first bearer.
-async fn first_bearer(source: CredentialsSource, metadata_url: String, number: u64) -> Result<Generation, String> {
+async fn generation(source: &CredentialsSource, metadata_url: &str, number: u64) -> Result<Generation, Reason> {
+    let ground = Ground::new().map_err(|error| Reason::NoRuntime(error.kind()))?;
+    let first = ground.run(first_bearer(source.clone(), metadata_url.to_owned())).await;
+    let (library, tag, headers) = first.ok_or(Reason::LibraryFailed)??;
+    let bearer = Bearer::from_headers(headers, number).ok_or(Reason::NoToken)?;
+    Ok(Generation { number, _ground: ground, library, latest: Mutex::new((tag, bearer)) })
+}
+
+async fn first_bearer(
+    source: CredentialsSource,
+    metadata_url: String,
+) -> Result<(Library, EntityTag, HeaderMap), Reason> {
     let library = match source {
         CredentialsSource::Default => Builder::default().with_scopes([SCOPE]).build(),
         CredentialsSource::MetadataServer => {
             mds::Builder::default().with_endpoint(metadata_url).with_scopes([SCOPE]).build()
         }
     }
-    .map_err(|error| with_causes(&error))?;
+    .map_err(|error| Reason::of_build(&error))?;
     match library.headers(Extensions::new()).await {
-        Ok(CacheableResource::New { entity_tag, data }) => {
-            let bearer = Bearer::from_headers(data, number).ok_or("they have no authorization header")?;
-            Ok(Generation { number, library, latest: Mutex::new((entity_tag, bearer)) })
-        }
-        Ok(CacheableResource::NotModified) => Err("they came without a token".to_owned()),
-        Err(error) => Err(with_causes(&error)),
+        Ok(CacheableResource::New { entity_tag, data }) => Ok((library, entity_tag, data)),
+        Ok(CacheableResource::NotModified) => Err(Reason::NoToken),
+        Err(error) => Err(Reason::of_fetch(&error)),
     }
 }
 
-/// An error with its causes, without the bodies of answers: those could hold a secret.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = String::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let message = error.to_string();
-        let message = message.split("body=<").next().unwrap_or_default().trim_end_matches([' ', ',']);
-        if !text.contains(message) {
-            if !text.is_empty() {
-                text.push_str(": ");
-            }
-            text.push_str(message);
+/// Why there is no bearer, for the log. Of the library's own errors only the kind is taken: their texts can quote a
+/// token, a URL with its query, or what a program printed.
+#[derive(Debug, thiserror::Error)]
+enum Reason {
+    #[error("no answer within {} seconds", FETCH_TIMEOUT.as_secs())]
+    TimedOut,
+    #[error("the file that GOOGLE_APPLICATION_CREDENTIALS or gcloud names cannot be read")]
+    Unreadable,
+    #[error("the credentials file is not what Google's library can use: {0}")]
+    BadFile(&'static str),
+    #[error("the token could not be fetched ({kind}{detail}); {advice}")]
+    Fetch { kind: &'static str, detail: String, advice: &'static str },
+    #[error("an answer without a token")]
+    NoToken,
+    #[error("the credentials library failed")]
+    LibraryFailed,
+    #[error("no thread for the credentials library: {0}")]
+    NoRuntime(std::io::ErrorKind),
+}
+
+impl Reason {
+    fn of_build(error: &google_cloud_auth::build_errors::Error) -> Self {
+        if error.is_loading() {
+            Self::Unreadable
+        } else if error.is_unknown_type() {
+            Self::BadFile("its 'type' is unknown")
+        } else if error.is_missing_field() {
+            Self::BadFile("a field is missing")
+        } else if error.is_not_supported() {
+            Self::BadFile("its 'type' is not supported")
+        } else {
+            Self::BadFile("it is not JSON of the expected form")
         }
-        next = error.source();
     }
-    text
+
+    fn of_fetch(error: &CredentialsError) -> Self {
+        let mut detail = String::new();
+        let mut next = std::error::Error::source(error);
+        while let Some(cause) = next {
+            if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+                detail = format!(", {}", io.kind());
+            } else if let Some(status) = status_in(&cause.to_string()) {
+                detail = format!(", HTTP status {status}");
+            }
+            next = cause.source();
+        }
+        let (kind, advice) = if error.is_transient() {
+            ("temporary", "it is tried again")
+        } else {
+            ("refused", "check the credentials and 'roles/aiplatform.user'; it is tried again")
+        };
+        Self::Fetch { kind, detail, advice }
+    }
+}
+
+/// The HTTP status that an error's text names: `… (404 Not Found) …`. Three digits hold no secret.
+fn status_in(text: &str) -> Option<u16> {
+    let digits = text.split_once(" error (")?.1.get(..3)?;
+    digits.parse().ok().filter(|status| (100..600).contains(status))
 }
 
 #[cfg(test)]
@@ -262,8 +345,12 @@ mod tests {
     }
 
     #[test]
-    fn bodies_stay_out_of_messages() {
-        let error = std::io::Error::other("failed to fetch token, body=<{\"access_token\":\"ya29.x\"}>");
-        assert_eq!(with_causes(&error), "failed to fetch token");
+    fn of_a_librarys_error_only_kind_and_status_are_told() {
+        let secret = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "ya29.SECRET at https://x/?k=SECRET");
+        let told = Reason::of_fetch(&CredentialsError::new(true, "body=<SECRET>", secret)).to_string();
+        assert_eq!(told, "the token could not be fetched (temporary, connection refused); it is tried again");
+        let text = std::io::Error::other("HTTP status client error (404 Not Found) for url (http://x/?k=SECRET)");
+        assert_eq!(status_in(&text.to_string()), Some(404));
+        assert_eq!(status_in("token error (SECRET)"), None);
     }
 }

@@ -1,9 +1,11 @@
 //! Issued keys: parsed from JSON, held as SHA-256 digests, looked up once per request.
 
+use crate::json::{self, Fields};
 use aws_lc_rs::{digest, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
@@ -31,17 +33,11 @@ struct Issued {
 }
 
 /// One entry as its owner writes it.
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Serialize)]
 struct EntryJson {
     id: String,
     key: String,
-    #[serde(default = "enabled_by_default")]
     enabled: bool,
-}
-
-fn enabled_by_default() -> bool {
-    true
 }
 
 impl Keys {
@@ -50,7 +46,7 @@ impl Keys {
     /// # Errors
     /// Every problem of the list, in words that name entries by position and never show a value.
     pub fn parse(json: &str) -> Result<Self, Vec<String>> {
-        let entries: Vec<serde_json::Value> = serde_json::from_str(json).map_err(|error| {
+        let entries: Vec<&RawValue> = serde_json::from_str(json).map_err(|error| {
             vec![format!("must be a JSON array of {{\"id\",\"key\",\"enabled\"}}: {}", place(&error))]
         })?;
         let mut problems = Vec::new();
@@ -86,39 +82,53 @@ impl Keys {
 }
 
 /// One entry, or what is wrong with it.
-fn parse_entry(value: serde_json::Value, number: usize, problems: &mut Vec<String>) -> Option<EntryJson> {
-    let Some(fields) = value.as_object() else {
-        problems.push(format!("entry {number}: must be an object with 'id' and 'key'"));
+fn parse_entry(raw: &RawValue, number: usize, problems: &mut Vec<String>) -> Option<EntryJson> {
+    let before = problems.len();
+    let mut problem = |message: &str| problems.push(format!("entry {number}: {message}"));
+    let Ok(fields) = serde_json::from_str::<Fields<'_>>(raw.get()) else {
+        problem("must be an object with 'id' and 'key'");
         return None;
     };
-    if fields.keys().any(|name| !["id", "key", "enabled"].contains(&name.as_str())) {
-        problems.push(format!("entry {number}: has a field other than 'id', 'key' and 'enabled'"));
-        return None;
+    if fields.0.iter().any(|(name, _)| !["id", "key", "enabled"].contains(&&**name)) {
+        problem("has a field other than 'id', 'key' and 'enabled'");
     }
-    for name in ["id", "key"] {
-        match fields.get(name) {
-            None => problems.push(format!("entry {number}: '{name}' is missing")),
-            Some(field) if !field.is_string() => problems.push(format!("entry {number}: '{name}' must be a string")),
-            Some(_) => {}
+    if fields.repeated().is_some() {
+        problem("has a field that stands twice");
+    }
+    let mut string = |name: &str| match fields.get(name) {
+        None => {
+            problem(&format!("'{name}' is missing"));
+            None
         }
+        Some(value) => {
+            let text = json::text(value.get());
+            match text.as_deref() {
+                None => problem(&format!("'{name}' must be a string")),
+                Some("") => problem(&format!("'{name}' is empty")),
+                Some(_) => {}
+            }
+            text.filter(|text| !text.is_empty())
+        }
+    };
+    let (id, key) = (string("id"), string("key"));
+    let enabled = match fields.get("enabled").map(RawValue::get) {
+        None | Some("true") => true,
+        Some("false") => false,
+        Some(_) => {
+            problem("'enabled' must be true or false");
+            false
+        }
+    };
+    if id.as_deref().is_some_and(|id| id.len() > MAX_ID_BYTES || id.chars().any(char::is_control)) {
+        problem(&format!("'id' must be at most {MAX_ID_BYTES} bytes without control characters"));
     }
-    if fields.get("enabled").is_some_and(|field| !field.is_boolean()) {
-        problems.push(format!("entry {number}: 'enabled' must be true or false"));
+    if key.as_deref().is_some_and(|key| key.len() < MIN_KEY_BYTES) {
+        problem(&format!("'key' is shorter than {MIN_KEY_BYTES} characters"));
     }
-    let entry: EntryJson = serde_json::from_value(value).ok()?;
-    let before = problems.len();
-    if entry.id.is_empty() {
-        problems.push(format!("entry {number}: 'id' is empty"));
-    } else if entry.id.len() > MAX_ID_BYTES || entry.id.chars().any(char::is_control) {
-        problems.push(format!("entry {number}: 'id' must be at most {MAX_ID_BYTES} bytes without control characters"));
+    if key.as_deref().is_some_and(|key| !key.bytes().all(|byte| byte.is_ascii_graphic())) {
+        problem("'key' has a character that a header cannot carry");
     }
-    if entry.key.is_empty() {
-        problems.push(format!("entry {number}: 'key' is empty"));
-    } else if entry.key.len() < MIN_KEY_BYTES {
-        problems.push(format!("entry {number}: 'key' is shorter than {MIN_KEY_BYTES} characters"));
-    } else if !entry.key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        problems.push(format!("entry {number}: 'key' has a character that a header cannot carry"));
-    }
+    let entry = EntryJson { id: id?.into_owned(), key: key?.into_owned(), enabled };
     (problems.len() == before).then_some(entry)
 }
 
@@ -198,6 +208,8 @@ mod tests {
         assert!(problems(r#"[{"id":"","key":"short"}]"#).contains("'id' is empty; entry 1: 'key' is shorter"));
         assert!(problems(r#"[{"id":"a","key":""}]"#).contains("'key' is empty"));
         assert!(problems(r#"[{"id":"a"}]"#).contains("'key' is missing"));
+        assert!(problems(&format!(r#"[{{"id":"a","id":"b","key":"{KEY}"}}]"#)).contains("stands twice"));
+        assert!(problems(&format!(r#"[{{"id":5,"key":"{KEY}"}}]"#)).contains("'id' must be a string"));
         assert!(problems(&format!(r#"[{{"id":"a","key":"{KEY}","x":1}}]"#)).contains("has a field other"));
         assert!(problems(&format!(r#"[{{"id":"a","key":"{KEY}","enabled":"no"}}]"#)).contains("'enabled' must be"));
         assert!(problems(r#"[{"id":"a","key":"sk_live_0123456789 abcdef"}]"#).contains("header cannot carry"));

@@ -20,6 +20,7 @@ pub mod credentials;
 pub mod emulator;
 pub mod error;
 pub mod http1;
+pub mod json;
 pub mod keys;
 pub mod log;
 pub mod metadata;
@@ -58,12 +59,18 @@ impl App {
     /// Builds what requests share and starts fetching a bearer.
     ///
     /// # Errors
-    /// When there are no certificates for upstream or no random bytes.
-    fn new(config: config::Config, project: &str, log: log::Log) -> Result<Self, String> {
+    /// When there are no random bytes or a URL cannot be built.
+    fn new(
+        config: config::Config,
+        project: &str,
+        tls: &Arc<rustls::ClientConfig>,
+        log: log::Log,
+    ) -> Result<Self, String> {
         let models = models::Models::new(&config.models, &config.location);
         let credentials =
             credentials::Credentials::start(config.credentials.clone(), &config.metadata_host, log.clone());
-        let vertex = upstream::Vertex::new(&config, project, &models, credentials)?;
+        let vertex = upstream::Vertex::new(&config, project, &models, credentials, tls)
+            .map_err(|error| format!("cannot build upstream's URL: {error}"))?;
         let mut random = [0; 8];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| "the system gives no random bytes".to_owned())?;
         Ok(Self {

@@ -3,7 +3,7 @@
 use crate::App;
 use crate::access_log::Outcome;
 use crate::error::ApiError;
-use crate::http1::{Exchange, Failure, Framing, Interruption};
+use crate::http1::{self, Exchange, Failure, Framing, Interruption};
 use crate::repair::{self, Repair};
 use crate::signatures::Notes;
 use crate::tap::{Form, Tap};
@@ -49,15 +49,23 @@ pub async fn pass_on(
     // What the gateway itself took: all but the waits for the client's body, for a bearer and for upstream.
     let overhead = parsing + answer.overhead;
     exchange.record.overhead = Some(overhead);
-    let mut body = Source { body: answer.body, first: None, broken: None };
+    let is_http2 = answer.parts.version == http::Version::HTTP_2;
+    let mut body = Source { body: answer.body, is_http2, first: None, broken: None };
     let repair = if app.repair_errors && !status.is_success() {
         repair::examine(exchange, status.as_u16(), &answer.parts.headers, &mut body).await?
     } else {
         Repair::none()
     };
     if let Some(error) = repair.replacement {
-        exchange.record.outcome = Some(Outcome::Completed);
-        return Err(error.into());
+        let (_, code) = error.status_and_code();
+        exchange.record.error = Some(code.to_owned());
+        let mut replacement = http1::Answer::from(&error);
+        for name in ["retry-after", "retry-after-ms", "x-should-retry"] {
+            if let Some(value) = answer.parts.headers.get(name).and_then(|value| value.to_str().ok()) {
+                replacement.fields.push((name, value.to_owned()));
+            }
+        }
+        return exchange.answer(replacement).await;
     }
 
     let headers = &answer.parts.headers;
@@ -96,8 +104,8 @@ pub async fn pass_on(
             Ok(())
         }
         Err(Break::Upstream(cause)) => {
-            exchange.record.error = Some(format!("upstream_broke: {cause}"));
-            exchange.record.outcome = Some(Outcome::UpstreamBroke);
+            let (_, code) = ApiError::UpstreamBroke.status_and_code();
+            exchange.record.error = Some(format!("{code}: {cause}"));
             append_error(exchange, is_sse, framing, &tail, &ApiError::UpstreamBroke).await?;
             Err(Failure::Broken)
         }
@@ -112,7 +120,7 @@ pub async fn pass_on(
 
 /// Why the copying ended early.
 enum Break {
-    Upstream(hyper::Error),
+    Upstream(BodyBroke),
     Client(Interruption),
 }
 
@@ -125,14 +133,25 @@ impl From<Interruption> for Break {
 /// Upstream's body, with what a repair has already taken from it put back in front.
 pub(crate) struct Source {
     pub(crate) body: Incoming,
+    pub(crate) is_http2: bool,
     pub(crate) first: Option<Bytes>,
     /// How it broke while a repair read it: hyper says so once only.
-    pub(crate) broken: Option<hyper::Error>,
+    pub(crate) broken: Option<BodyBroke>,
+}
+
+/// How a body broke.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyBroke {
+    #[error(transparent)]
+    Connection(#[from] hyper::Error),
+    /// hyper takes a stream that was reset without an error for one that has ended.
+    #[error("the stream was reset before its end")]
+    Reset,
 }
 
 impl Source {
     /// The next piece of the body. Trailers are left out.
-    pub(crate) fn poll_piece(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+    pub(crate) fn poll_piece(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Option<Result<Bytes, BodyBroke>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(first)));
         }
@@ -145,7 +164,8 @@ impl Source {
                     Ok(data) => Poll::Ready(Some(Ok(data))),
                     Err(_trailers) => continue,
                 },
-                Some(Err(error)) => Poll::Ready(Some(Err(error))),
+                Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+                None if self.is_http2 && !self.body.is_end_stream() => Poll::Ready(Some(Err(BodyBroke::Reset))),
                 None => Poll::Ready(None),
             };
         }
@@ -201,8 +221,7 @@ async fn append_error(
     event.extend_from_slice(b"data: ");
     event.extend_from_slice(&error.to_json());
     event.extend_from_slice(b"\n\n");
-    exchange.piece(&event).await?;
-    exchange.send_queued().await
+    exchange.say_incomplete(&event).await
 }
 
 fn write_fields(exchange: &mut Exchange<'_>, headers: &HeaderMap, is_sse: bool) {
@@ -259,8 +278,8 @@ struct Tail {
     bytes: BytesMut,
 }
 
-/// `data: [DONE]` with its line ends fits, in bytes.
-const TAIL_BYTES: usize = 24;
+/// `data: [DONE]` fits with its line ends and a short comment behind it, in bytes.
+const TAIL_BYTES: usize = 96;
 
 impl Tail {
     fn push(&mut self, piece: &[u8]) {
@@ -275,8 +294,10 @@ impl Tail {
         }
     }
 
+    /// Whether the last data of the stream was `[DONE]`.
     fn ends_with_done(&self) -> bool {
-        self.bytes.trim_ascii_end().ends_with(b"[DONE]")
+        let mut lines = self.bytes.rsplit(|byte| matches!(byte, b'\n' | b'\r'));
+        lines.find_map(|line| line.strip_prefix(b"data:")).is_some_and(|data| data.trim_ascii() == b"[DONE]")
     }
 
     /// What has to be sent before a new event: nothing on an event boundary, else the end of the line and a blank one.
@@ -308,6 +329,8 @@ mod tests {
     fn done_is_seen_however_it_is_cut() {
         assert!(tail(&["data: {}\n\ndata: [DONE]\n\n"]).ends_with_done());
         assert!(tail(&["data: [DO", "NE]", "\r\n", "\r\n"]).ends_with_done());
+        assert!(tail(&["data:[DONE]\n\n: bye\n\n"]).ends_with_done());
+        assert!(!tail(&["data: {\"t\":\"[DONE]\"}\n\n"]).ends_with_done());
         assert!(!tail(&["data: [DONE]\n\n", "data: {}\n\n"]).ends_with_done());
         assert!(!tail(&[]).ends_with_done());
     }
@@ -331,7 +354,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pieces_of_any_size_leave_the_same_tail(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 0..8)) {
+        fn pieces_of_any_size_leave_the_same_tail(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..8)) {
             let mut tail = Tail::default();
             pieces.iter().for_each(|piece| tail.push(piece));
             let all = pieces.concat();

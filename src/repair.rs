@@ -46,6 +46,9 @@ pub(crate) async fn examine(
     headers: &HeaderMap,
     source: &mut Source,
 ) -> Result<Repair, Interruption> {
+    if status == 304 {
+        return Ok(Repair::none());
+    }
     if media_type_is(headers, b"text/html") {
         return Ok(Repair { replacement: Some(ApiError::UpstreamHtml(status)), ..Repair::default() });
     }

@@ -65,11 +65,14 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
         exchange.record.route = route.name(&path);
     }
     if is_preflight(exchange) {
-        return Ok(exchange.answer(preflight(&exchange.head)).await?);
+        return exchange.answer(preflight(&exchange.head)).await;
     }
     if path.starts_with(b"/v1/") || &path[..] == b"/v1" {
         let key_id = authenticate(app, &exchange.head).ok_or(ApiError::InvalidApiKey)?;
         exchange.record.key_id = Some(key_id);
+    }
+    if exchange.head.expectation_fails {
+        return Err(ApiError::Expectation.into());
     }
     let route = route.ok_or(ApiError::NotFound)?;
     let answer = match (&route, exchange.head.method) {
@@ -99,7 +102,7 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
         },
         _ => return Err(ApiError::MethodNotAllowed(route.allowed()).into()),
     };
-    Ok(exchange.answer(answer).await?)
+    exchange.answer(answer).await
 }
 
 /// The id of the first valid key among all that are presented.

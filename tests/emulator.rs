@@ -223,6 +223,30 @@ async fn a_tool_turn_ends_in_the_sum() {
 }
 
 #[tokio::test]
+async fn a_plan_is_followed_to_what_the_last_function_answers() {
+    let emulator = Emulator::start().await;
+    let tools = json!([{"type": "function", "function": {"name": "exec_command", "parameters": {"type": "object"}}}]);
+    let mut messages = vec![json!({"role": "user", "content": "Who has the keys? See launch.md."})];
+    let mut commands = Vec::new();
+    for printed in ["launch.md", "Grace has the keys."] {
+        let answer = emulator.post(&json!({"model": PRO, "tools": tools, "messages": messages})).await.json();
+        let message = &answer["choices"][0]["message"];
+        let call = &message["tool_calls"][0];
+        assert_eq!(call["function"]["name"], "exec_command");
+        commands.push(call["function"]["arguments"].as_str().unwrap().to_owned());
+        let content = format!("Chunk ID: 1f2e\nWall time: 0.1 seconds\nOutput:\n{printed}\n");
+        messages.push(message.clone());
+        messages.push(json!({"role": "tool", "tool_call_id": call["id"], "content": content}));
+    }
+    assert_eq!(commands, [r#"{"cmd":"ls"}"#, r#"{"cmd":"cat launch.md"}"#]);
+    let answer = emulator.post(&json!({"model": PRO, "tools": tools, "messages": messages})).await.json();
+    assert_eq!(answer["choices"][0]["message"]["content"], "launch.md says: Grace has the keys.");
+    // Without the function it is a prompt like any other.
+    let answer = emulator.say("Who has the keys? See launch.md.", false).await.json();
+    assert_eq!(answer["choices"][0]["message"]["content"], "You said: Who has the keys? See launch.md.");
+}
+
+#[tokio::test]
 async fn wrong_requests_are_refused_as_vertex_does() {
     let emulator = Emulator::start().await;
     let body = json!({"model": "gemini-3.5-flash", "messages": [{"role": "user", "content": "Say hi."}]});

@@ -1,8 +1,9 @@
 //! `ai-proxy check`: judges the configuration without any network.
 
-use super::{refuse_configuration, say};
+use super::{refuse_certificates, refuse_configuration, say};
 use crate::config::{Config, Environment, Problem};
 use crate::models::Models;
+use crate::upstream;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -17,6 +18,9 @@ pub(super) fn run() -> ExitCode {
     if let Some(Err(message)) = config.credentials_file.as_deref().map(judge_credentials) {
         let variable = "GOOGLE_APPLICATION_CREDENTIALS".to_owned();
         return refuse_configuration(&[Problem { variable, message }]);
+    }
+    if let Err(error) = upstream::tls_config() {
+        return refuse_certificates(error);
     }
     let models = Models::new(&config.models, &config.location);
     let project = config.project.as_deref().unwrap_or("not set: the metadata server has to tell");

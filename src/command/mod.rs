@@ -6,6 +6,7 @@ mod keys;
 mod serve;
 
 use crate::config::Problem;
+use crate::upstream::NoCertificates;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -93,9 +94,14 @@ pub fn refuse_arguments(error: &lexopt::Error) -> ExitCode {
 /// Says all that is wrong with the configuration.
 fn refuse_configuration(problems: &[Problem]) -> ExitCode {
     for problem in problems {
-        eprintln!("ai-proxy: {problem}");
+        eprintln!("{problem}");
     }
     ExitCode::from(EXIT_CONFIG)
+}
+
+/// Says that upstream could not be verified.
+fn refuse_certificates(error: NoCertificates) -> ExitCode {
+    refuse_configuration(&[Problem { variable: "SSL_CERT_FILE".to_owned(), message: error.to_string() }])
 }
 
 /// Says why the program cannot run.
@@ -117,6 +123,7 @@ Usage:
 Environment (defaults in brackets):
   PORT [8080]  HOST [0.0.0.0; dev: 127.0.0.1]
   API_KEYS_JSON                  [{\"id\":\"me\",\"key\":\"sk_live_...\",\"enabled\":true}]  (required)
+  API_KEYS_FILE                  a file with the same, instead
   GOOGLE_CLOUD_PROJECT           the project [the metadata server's]
   GOOGLE_CLOUD_LOCATION          global, us, eu or a region [global]
   GOOGLE_VERTEX_BASE_URL         another scheme and host than the location's

@@ -1,10 +1,10 @@
 //! `ai-proxy serve`, and what `dev` shares with it.
 
-use super::{EXIT_CONFIG, fail, refuse_configuration};
+use super::{EXIT_CONFIG, fail, refuse_certificates, refuse_configuration};
 use crate::App;
 use crate::config::{Config, Environment, Problem};
 use crate::log::{Log, Severity};
-use crate::{metadata, server};
+use crate::{metadata, server, upstream};
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -49,6 +49,8 @@ pub(super) async fn serve(mut config: Config, announce: impl FnOnce(SocketAddr))
             }
         },
     };
+    // Google's library looks for them too, and cannot do without.
+    let tls = upstream::tls_config().map_err(refuse_certificates)?;
     let listener = listen(config.listen).map_err(|error| {
         fail(&match error.kind() {
             io::ErrorKind::AddrInUse => format!("PORT: {} is in use by another program", config.listen),
@@ -61,7 +63,7 @@ pub(super) async fn serve(mut config: Config, announce: impl FnOnce(SocketAddr))
     announce(address);
     let log = Log::to_stdout();
     log_panics(log.clone());
-    let app = App::new(config, &project, log.clone()).map_err(|message| fail(&message))?;
+    let app = App::new(config, &project, &tls, log.clone()).map_err(|message| fail(&message))?;
     log.listening(&address.to_string());
     let shutdown = async {
         signals.next().await;

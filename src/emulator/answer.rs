@@ -10,9 +10,9 @@ use super::body::{Step, Steps};
 use super::errors::{Detail, Refusal};
 use super::facts::Facts;
 use super::reply::{self, Extra, Function, Google, Reply, ToolCall, Usage};
-use super::scenarios::{self, Answer, CompletionAnswer, ErrorAnswer, RawAnswer, RawFrame};
+use super::scenarios::{self, Answer, CompletionAnswer, ErrorAnswer, PlannedCall, RawAnswer, RawFrame};
 use super::stream::Stream;
-use super::vertex::{Chat, Effort, Format, Role, Target};
+use super::vertex::{Chat, Effort, Format, Target};
 use super::{random, schema, signatures, tokens, tools};
 
 /// What a message costs beside its text.
@@ -127,9 +127,10 @@ enum Said {
 }
 
 fn complete(chat: &Chat, different: &CompletionAnswer, traffic_type: &str) -> Reply {
-    let said = match &different.text {
-        Some(text) => Said::Text(text.replace("{model}", &chat.model.name())),
-        None => say(chat, different.calls),
+    let said = match (different.steps.get(tools::steps_over(chat)), &different.text) {
+        (Some(step), _) => Said::Calls(calls(chat, step.iter().map(planned))),
+        (None, Some(text)) => Said::Text(filled(chat, text)),
+        (None, None) => say(chat, different.calls),
     };
     let reasoning = different
         .reasoning_tokens
@@ -191,25 +192,42 @@ fn complete(chat: &Chat, different: &CompletionAnswer, traffic_type: &str) -> Re
     reply
 }
 
-fn say(chat: &Chat, calls: Option<usize>) -> Said {
-    let prompt = prompt(chat);
+/// The calls of one step.
+fn calls(chat: &Chat, functions: impl Iterator<Item = Function>) -> Vec<ToolCall> {
+    functions
+        .enumerate()
+        .map(|(at, function)| ToolCall {
+            // Parallel siblings have none.
+            extra_content: (at == 0 && chat.model.signs_calls()).then(|| Extra {
+                google: Google { thought_signature: Some(signatures::issue()), ..Google::default() },
+            }),
+            function,
+            id: random::call_id(),
+            index: None,
+            kind: "function",
+        })
+        .collect()
+}
+
+fn planned(call: &PlannedCall) -> Function {
+    Function { arguments: Value::Object(call.arguments.clone()).to_string(), name: call.function.clone() }
+}
+
+/// A scenario's text. The result comes last: what it holds is not filled in again.
+fn filled(chat: &Chat, text: &str) -> String {
+    let text = text.replace("{model}", &chat.model.name());
+    match tools::results(chat).last() {
+        Some((_, result)) => text.replace("{last_result}", &tools::plain(result)),
+        None => text,
+    }
+}
+
+fn say(chat: &Chat, count: Option<usize>) -> Said {
+    let prompt = scenarios::without_markers(scenarios::prompt(chat));
     if let Some(tool) = tools::choose(chat, &prompt) {
-        let count = calls.unwrap_or(1).clamp(1, MOST_CALLS);
-        let calls = tools::arguments(tool, &prompt, count)
-            .into_iter()
-            .enumerate()
-            .map(|(at, arguments)| ToolCall {
-                // Parallel siblings have none.
-                extra_content: (at == 0 && chat.model.signs_calls()).then(|| Extra {
-                    google: Google { thought_signature: Some(signatures::issue()), ..Google::default() },
-                }),
-                function: Function { arguments, name: tool.name.clone() },
-                id: random::call_id(),
-                index: None,
-                kind: "function",
-            })
-            .collect();
-        return Said::Calls(calls);
+        let count = count.unwrap_or(1).clamp(1, MOST_CALLS);
+        let arguments = tools::arguments(tool, &prompt, count).into_iter();
+        return Said::Calls(calls(chat, arguments.map(|arguments| Function { arguments, name: tool.name.clone() })));
     }
     let results = tools::results(chat);
     if let Format::Json(schema) = &chat.format {
@@ -234,18 +252,12 @@ fn plain_text(chat: &Chat, prompt: &str, results: &[(String, &str)]) -> String {
         && let Answer::Completion(different) = scenario.answer()
         && let Some(text) = &different.text
     {
-        return text.replace("{model}", &chat.model.name());
+        return filled(chat, text);
     }
     if prompt.is_empty() {
         return "I have read your message.".to_owned();
     }
     format!("You said: {prompt}")
-}
-
-/// What the user has said last.
-fn prompt(chat: &Chat) -> String {
-    let last = chat.messages.iter().rfind(|message| message.role == Role::User);
-    last.map(|message| scenarios::without_markers(&message.text)).unwrap_or_default()
 }
 
 fn tagged(thoughts: &str, tag: Option<&str>) -> String {
@@ -390,5 +402,42 @@ mod tests {
         ]}));
         assert_eq!(second.text.as_deref(), Some("The sum is 3800."));
         assert_eq!(second.finish_reason, "stop");
+    }
+    #[test]
+    fn a_plan_is_followed_step_by_step() {
+        let plan: CompletionAnswer = serde_json::from_value(json!({
+            "steps": [
+                [{"function": "sh", "arguments": {"cmd": "ls"}}, {"function": "ping"}],
+                [{"function": "sh", "arguments": {"cmd": "cat a"}}],
+            ],
+            "text": "{model} has read: {last_result}",
+        }))
+        .unwrap();
+        let user = json!({"role": "user", "content": "Read a."});
+        let mut messages = vec![user.clone()];
+        let next = |messages: &[Value]| {
+            let request = json!({"model": "google/gemini-3.1-pro-preview", "messages": messages});
+            complete(&chat(request).unwrap(), &plan, "ON_DEMAND")
+        };
+        let mut asked = Vec::new();
+        let said = loop {
+            let reply = next(&messages);
+            if let Some(text) = reply.text {
+                break text;
+            }
+            assert_eq!(reply.finish_reason, "tool_calls");
+            messages.push(json!({"role": "assistant", "tool_calls": reply.calls}));
+            for (at, call) in reply.calls.iter().enumerate() {
+                assert_eq!(call.extra_content.is_some(), at == 0);
+                asked.push(format!("{} {}", call.function.name, call.function.arguments));
+                let content = format!("{{model}} {}", asked.len());
+                messages.push(json!({"role": "tool", "tool_call_id": call.id, "content": content}));
+            }
+        };
+        assert_eq!(asked, [r#"sh {"cmd":"ls"}"#, "ping {}", r#"sh {"cmd":"cat a"}"#]);
+        assert_eq!(said, "google/gemini-3.1-pro-preview has read: {model} 3");
+        // What the user says next begins a turn of its own.
+        messages.push(user);
+        assert_eq!(next(&messages).calls.len(), 2);
     }
 }

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::errors::Shape;
+use super::tools;
 use super::vertex::{Chat, Role};
 
 /// The files, in the order in which they are tried.
@@ -25,9 +26,13 @@ const FILES: &[(&str, &str)] = &[
     ("object-error.json", include_str!("scenarios/object-error.json")),
     ("overloaded.json", include_str!("scenarios/overloaded.json")),
     ("parallel-calls.json", include_str!("scenarios/parallel-calls.json")),
+    ("pi-repair.json", include_str!("scenarios/pi-repair.json")),
     ("rate-limited.json", include_str!("scenarios/rate-limited.json")),
     ("slow.json", include_str!("scenarios/slow.json")),
     ("tool-stop.json", include_str!("scenarios/tool-stop.json")),
+    ("shell-edit.json", include_str!("scenarios/shell-edit.json")),
+    ("shell-read.json", include_str!("scenarios/shell-read.json")),
+    ("shell-skill.json", include_str!("scenarios/shell-skill.json")),
     ("introduction.json", include_str!("scenarios/introduction.json")),
     ("greeting.json", include_str!("scenarios/greeting.json")),
     ("rain.json", include_str!("scenarios/rain.json")),
@@ -64,8 +69,12 @@ pub(super) struct When {
     model_prefix: Option<String>,
     /// The last message holds one of these, as whole words and in any case.
     any_phrase: Vec<String>,
+    /// What the user has asked last holds one of these, also when functions have answered since.
+    any_prompt_phrase: Vec<String>,
     /// The last message has no more words than this.
     max_words: Option<usize>,
+    /// Each of these functions may be called.
+    callable: Vec<String>,
     /// The request has, or has not, functions.
     has_tools: Option<bool>,
     /// The request asks, or does not ask, for a stream.
@@ -133,7 +142,9 @@ pub(super) enum RawFrame {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct CompletionAnswer {
-    /// `{model}` is filled in.
+    /// Functions to call before anything is said: what to call at once, step by step.
+    pub(super) steps: Vec<Vec<PlannedCall>>,
+    /// `{model}` is filled in, and `{last_result}` with what a function has answered last.
     pub(super) text: Option<String>,
     pub(super) refusal: Option<String>,
     pub(super) finish_reason: Option<String>,
@@ -147,6 +158,15 @@ pub(super) struct CompletionAnswer {
     /// Before the answer begins.
     pub(super) wait_ms: u64,
     pub(super) stream: StreamQuirks,
+}
+
+/// A call that a scenario knows beforehand.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PlannedCall {
+    pub(super) function: String,
+    #[serde(default)]
+    pub(super) arguments: Map<String, Value>,
 }
 
 /// What is different about a stream.
@@ -231,16 +251,24 @@ impl When {
         let text = spoken.map_or("", |message| message.text.as_str());
         let marked = |marker: &String| text.contains(&format!("{MARKER}{marker}]"));
         let prefixed = |prefix: &String| chat.model.name().starts_with(prefix.as_str());
+        let said = |phrases: &[String], text: &str| {
+            let words = plain_words(text);
+            phrases.iter().any(|phrase| words.contains(&plain_words(phrase)))
+        };
         self.marker.as_ref().is_none_or(marked)
             && self.model_prefix.as_ref().is_none_or(prefixed)
             && self.has_tools.is_none_or(|has| has != chat.tools.is_empty())
             && self.stream.is_none_or(|stream| stream == chat.stream)
             && self.max_words.is_none_or(|most| text.split_whitespace().take(most + 1).count() <= most)
-            && (self.any_phrase.is_empty() || {
-                let words = plain_words(text);
-                self.any_phrase.iter().any(|phrase| words.contains(&plain_words(phrase)))
-            })
+            && self.callable.iter().all(|name| tools::may_call(chat, name))
+            && (self.any_phrase.is_empty() || said(&self.any_phrase, text))
+            && (self.any_prompt_phrase.is_empty() || said(&self.any_prompt_phrase, prompt(chat)))
     }
+}
+
+/// What the user has said last.
+pub(super) fn prompt(chat: &Chat) -> &str {
+    chat.messages.iter().rfind(|message| message.role == Role::User).map_or("", |message| message.text.as_str())
 }
 
 /// Lower-case words with one blank around each, for finding phrases.
@@ -269,6 +297,9 @@ pub(super) fn without_markers(text: &str) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
+    use serde_json::json;
+
+    use super::super::vertex::tests::chat;
     use super::*;
 
     #[test]
@@ -284,19 +315,53 @@ mod tests {
             assert_eq!(*file, format!("{}.json", scenario.name));
             assert!(scenario.when.marker.as_ref().is_none_or(|marker| *marker == scenario.name));
             assert!(!scenario.about.is_empty());
-            let text = match &scenario.answer {
-                Answer::Completion(different) => different.text.as_ref(),
-                _ => None,
-            };
-            assert!(!scenario.when.instead_of_echo || text.is_some(), "{file} says nothing");
+            if let Answer::Completion(different) = &scenario.answer {
+                let must_say = scenario.when.instead_of_echo || !different.steps.is_empty();
+                assert!(!must_say || different.text.is_some(), "{file} says nothing");
+                assert!(
+                    !scenario.when.instead_of_echo || different.steps.is_empty(),
+                    "{file} calls in place of an echo"
+                );
+                assert!(different.steps.iter().all(|step| !step.is_empty()), "{file} has an empty step");
+                for call in different.steps.iter().flatten() {
+                    assert!(scenario.when.callable.contains(&call.function), "{file} calls what may be missing");
+                }
+            } else {
+                assert!(!scenario.when.instead_of_echo, "{file} says nothing");
+            }
             assert!(names.insert(scenario.name));
         }
     }
 
     #[test]
     fn unknown_fields_are_refused() {
-        let text = r#"{"name": "x", "about": "x", "when": {}, "answer": {"completion": {"txt": "x"}}}"#;
-        assert!(serde_json::from_str::<Scenario>(text).is_err());
+        let parses = |answer: &str| {
+            let text = format!(r#"{{"name": "x", "about": "x", "when": {{}}, "answer": {{"completion": {answer}}}}}"#);
+            serde_json::from_str::<Scenario>(&text).is_ok()
+        };
+        assert!(parses(r#"{"steps": [[{"function": "f"}]], "text": "x"}"#));
+        assert!(!parses(r#"{"txt": "x"}"#));
+        assert!(!parses(r#"{"steps": [[{"function": "f", "args": {}}]], "text": "x"}"#));
+    }
+
+    #[test]
+    fn a_prompt_is_known_again_after_functions_have_answered() {
+        let holds = |when: Value, more: Value| {
+            let mut request = json!({"model": "google/gemini-2.5-flash", "messages": [
+                {"role": "user", "content": "Please, read the notes!"},
+                {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "sh", "arguments": "{}"}}]},
+                {"role": "tool", "tool_call_id": "1", "content": "a fish"},
+            ], "tools": [{"type": "function", "function": {"name": "sh"}}]});
+            for (name, value) in more.as_object().unwrap() {
+                request[name] = value.clone();
+            }
+            serde_json::from_value::<When>(when).unwrap().holds(&chat(request).unwrap())
+        };
+        assert!(holds(json!({"any_prompt_phrase": ["read the notes"], "callable": ["sh"]}), json!({})));
+        assert!(!holds(json!({"any_prompt_phrase": ["a fish"]}), json!({})));
+        assert!(!holds(json!({"any_phrase": ["read the notes"]}), json!({})));
+        assert!(!holds(json!({"callable": ["sh", "edit"]}), json!({})));
+        assert!(!holds(json!({"callable": ["sh"]}), json!({"tool_choice": "none"})));
     }
 
     #[test]

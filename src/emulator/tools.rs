@@ -140,6 +140,23 @@ pub(super) fn arguments(tool: &Tool, prompt: &str, count: usize) -> Vec<String> 
         .collect()
 }
 
+/// Whether the request lets this function be called.
+pub(super) fn may_call(chat: &Chat, name: &str) -> bool {
+    let chosen = match &chat.tool_choice {
+        ToolChoice::None => false,
+        ToolChoice::Named(chosen) => chosen == name,
+        ToolChoice::Required | ToolChoice::Auto => true,
+    };
+    chosen && chat.tools.iter().any(|tool| tool.name == name)
+}
+
+/// How many steps of the current turn are over: calls whose answers have come, however many at once.
+pub(super) fn steps_over(chat: &Chat) -> usize {
+    let answers = |message: &Message| message.role == Role::Tool;
+    let turn = &chat.messages[current_turn(&chat.messages)..];
+    turn.iter().zip(turn.iter().skip(1)).filter(|(before, message)| answers(message) && !answers(before)).count()
+}
+
 /// What the functions of the current turn have answered, with their names.
 pub(super) fn results(chat: &Chat) -> Vec<(String, &str)> {
     let turn = &chat.messages[current_turn(&chat.messages)..];
@@ -192,9 +209,9 @@ pub(super) fn tell(results: &[(String, &str)]) -> String {
     sentences.join(" ")
 }
 
-/// A result as one would say it: `{"result": 3800.0}` is `3800`.
-fn plain(result: &str) -> String {
-    let text = result.trim();
+/// A result as one would say it: `{"result": 3800.0}` is `3800`, and of a shell's only what the command has printed.
+pub(super) fn plain(result: &str) -> String {
+    let text = printed(result).trim();
     let value = match serde_json::from_str::<Value>(text) {
         Ok(Value::Object(fields)) if fields.len() == 1 => fields.into_iter().next().map(|(_, value)| value),
         Ok(value) => Some(value),
@@ -209,6 +226,14 @@ fn plain(result: &str) -> String {
         Some(Value::Null) => "nothing".to_owned(),
         _ if text.is_empty() => "nothing".to_owned(),
         _ => text.to_owned(),
+    }
+}
+
+/// What stands after the lines that some shell functions put first: `Wall time: 0.1 seconds`, others, and `Output:`.
+fn printed(result: &str) -> &str {
+    match result.split_once("\nOutput:\n") {
+        Some((head, output)) if head.lines().any(|line| line.starts_with("Wall time: ")) => output,
+        _ => result,
     }
 }
 
@@ -279,8 +304,28 @@ mod tests {
         assert_eq!(told("get_weather", "It's sunny."), "The result of get_weather is: It's sunny.");
         assert_eq!(told("lookup", "{\"a\":1,\"b\":2}"), "The result of lookup is: {\"a\":1,\"b\":2}.");
         assert_eq!(told("ping", ""), "The result of ping is: nothing.");
+        let printed = "Chunk ID: 1f2e\nWall time: 0.1 seconds\nProcess exited with code 0\nOutput:\nOutput:\n7\n";
+        assert_eq!(told("exec_command", printed), "The result of exec_command is: Output:\n7.");
+        assert_eq!(told("read", "Title\nOutput:\nx"), "The result of read is: Title\nOutput:\nx.");
         let two = [("add".to_owned(), "3"), ("ping".to_owned(), "pong")];
         assert_eq!(tell(&two), "The sum is 3. The result of ping is: pong.");
+    }
+
+    #[test]
+    fn steps_of_a_turn_are_counted() {
+        let user = json!({"role": "user", "content": "x"});
+        let calls = |count: usize| {
+            let call = json!({"id": "1", "type": "function", "function": {"name": "ping", "arguments": "{}"}});
+            json!({"role": "assistant", "tool_calls": vec![call; count]})
+        };
+        let answer = json!({"role": "tool", "tool_call_id": "1", "content": "x"});
+        let over = |messages: &[&Value]| {
+            steps_over(&chat(json!({"model": "google/gemini-2.5-flash", "messages": messages})).unwrap())
+        };
+        assert_eq!(over(&[&user]), 0);
+        assert_eq!(over(&[&user, &calls(1), &answer]), 1);
+        assert_eq!(over(&[&user, &calls(2), &answer, &answer, &calls(1), &answer]), 2);
+        assert_eq!(over(&[&user, &calls(1), &answer, &user]), 0);
     }
 
     #[test]

@@ -78,6 +78,8 @@ impl Decoder {
                     }
                     if line.is_empty() {
                         self.state = State::Done;
+                    } else if !is_field(&line) {
+                        return Err(Malformed);
                     }
                 }
                 State::Done => return Ok(Progress::Done),
@@ -113,6 +115,13 @@ fn take_line(input: &mut BytesMut) -> Result<Option<BytesMut>, Malformed> {
         None if input.len() > MAX_LINE_BYTES => Err(Malformed),
         None => Ok(None),
     }
+}
+
+/// Whether a line is `name: value`.
+fn is_field(line: &[u8]) -> bool {
+    let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !name.is_empty() && name.len() < line.len() && name.iter().all(is_token)
 }
 
 fn parse_size(line: &[u8]) -> Result<u64, Malformed> {
@@ -159,9 +168,18 @@ mod tests {
 
     #[test]
     fn what_others_might_read_differently_is_refused() {
-        for bad in
-            ["3\nabc\r\n", "3\r\nabcd\r\n", "\r\n", "-3\r\n", "0x3\r\n", "3 4\r\n", "3\r\nabc\n", "3;a\rb\r\nabc\r\n"]
-        {
+        for bad in [
+            "3\nabc\r\n",
+            "3\r\nabcd\r\n",
+            "\r\n",
+            "-3\r\n",
+            "0x3\r\n",
+            "3 4\r\n",
+            "3\r\nabc\n",
+            "3;a\rb\r\nabc\r\n",
+            "0\r\nno field\r\n\r\n",
+            "0\r\n: x\r\n\r\n",
+        ] {
             assert!(decode(bad.as_bytes(), 100).is_err(), "{bad:?}");
         }
     }

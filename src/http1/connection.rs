@@ -1,25 +1,28 @@
 //! One client's connection: bytes in, bytes out, and whether the client is still there.
 
+use super::exchange::Failure;
 use super::head::Head;
 use crate::error::ApiError;
 use crate::server::{Phase, Stop};
-use bytes::BytesMut;
+use bytes::{Buf, BufMut, BytesMut};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// How long a kept connection may wait for its next request. Google's front ends reuse connections for up to ten
 /// minutes; the side that sends requests should be the one that closes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(620);
 /// How long a head may take from its first byte. hyper's default is the same.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How much of what the client sends ahead is kept while its request runs, in bytes. Beyond that it waits in the kernel.
+/// How long a client may pause while it sends a body.
+const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How much of what the client sends ahead is kept while its request runs, in bytes.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
 /// One read's share of the stack, in bytes.
 const SCRATCH_BYTES: usize = 8 * 1024;
@@ -48,6 +51,10 @@ pub struct Connection {
     /// Written by the gateway and not yet sent.
     pub(super) output: Vec<u8>,
     hung_up: bool,
+    /// Something was to be sent and was not, or not all of it: nothing may follow.
+    torn: bool,
+    /// More was sent ahead than is kept: what follows cannot be told.
+    flooded: bool,
     stop: Stop,
     /// Resolves when running requests have to be cut.
     cut: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -64,6 +71,8 @@ impl Connection {
             input: BytesMut::new(),
             output: Vec::new(),
             hung_up: false,
+            torn: false,
+            flooded: false,
             cut: Box::pin(async move { of_cut.reached(Phase::Cutting).await }),
             was_cut: false,
             stop,
@@ -81,31 +90,43 @@ impl Connection {
     /// # Errors
     /// When what came is no valid head or took too long.
     pub async fn next_head(&mut self) -> Result<Option<Head>, ApiError> {
-        if self.input.is_empty() {
-            // An idle connection holds no buffer.
-            self.input = BytesMut::new();
-            let mut stop = self.stop.clone();
-            tokio::select! {
-                biased;
-                read = timeout(IDLE_TIMEOUT, self.read_more()) => {
-                    if !matches!(read, Ok(Ok(1..))) {
-                        return Ok(None);
-                    }
-                }
-                () = stop.reached(Phase::Draining) => return Ok(None),
-            }
-        }
-        let deadline = Instant::now() + HEAD_TIMEOUT;
+        let mut stop = self.stop.clone();
+        let mut begun: Option<Instant> = None;
         loop {
+            skip_empty_lines(&mut self.input);
             if let Some(head) = Head::take(&mut self.input)? {
                 return Ok(Some(head));
             }
-            match timeout_at(deadline, self.read_more()).await {
+            let deadline = if self.input.is_empty() {
+                // An idle connection holds no buffer.
+                self.input = BytesMut::new();
+                Instant::now() + IDLE_TIMEOUT
+            } else {
+                *begun.get_or_insert_with(Instant::now) + HEAD_TIMEOUT
+            };
+            let read = tokio::select! {
+                biased;
+                read = timeout_at(deadline, self.read_more()) => read,
+                () = stop.reached(Phase::Draining) => return Ok(None),
+            };
+            match read {
                 Ok(Ok(1..)) => {}
                 Ok(_) => return Ok(None),
+                Err(_) if self.input.is_empty() => return Ok(None),
                 Err(_) => return Err(ApiError::RequestTimeout),
             }
         }
+    }
+
+    /// Whether another request can be read from it.
+    #[must_use]
+    pub fn is_in_order(&self) -> bool {
+        !self.flooded && !self.torn && !self.hung_up
+    }
+
+    /// Whether more can be sent, so that the client reads it behind all that came before.
+    pub(super) fn can_go_on(&self) -> bool {
+        !self.torn && !self.hung_up
     }
 
     /// Reads what there is, waiting for at least one byte; 0 at the end.
@@ -114,26 +135,50 @@ impl Connection {
     }
 
     fn poll_read_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        // Through the stack, so that a connection which waits holds no buffer.
-        let mut scratch = [const { MaybeUninit::<u8>::uninit() }; SCRATCH_BYTES];
-        let mut read = ReadBuf::uninit(&mut scratch);
-        std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
-        self.input.extend_from_slice(read.filled());
-        Poll::Ready(Ok(read.filled().len()))
+        poll_read(&mut self.stream, &mut self.input, cx)
     }
 
-    /// Reads straight into `body`, up to `limit` bytes in all; 0 at the end.
-    pub(super) async fn read_into(&mut self, body: &mut BytesMut, limit: usize) -> io::Result<usize> {
-        use bytes::BufMut;
-        use tokio::io::AsyncReadExt;
-        let wanted = limit - body.len();
-        self.stream.read_buf(&mut body.limit(wanted)).await
+    /// Reads more of a body into the input, or straight into `body` up to `limit` bytes in all.
+    ///
+    /// # Errors
+    /// 408 when the client pauses too long, and that it is gone or the grace period over.
+    pub(super) async fn read_body(&mut self, body: Option<(&mut BytesMut, usize)>) -> Result<(), Failure> {
+        let Self { stream, input, cut, .. } = self;
+        let read = async {
+            match body {
+                Some((body, limit)) => {
+                    let wanted = limit - body.len();
+                    stream.read_buf(&mut body.limit(wanted)).await
+                }
+                None => poll_fn(|cx| poll_read(stream, input, cx)).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            read = timeout(BODY_STALL_TIMEOUT, read) => match read {
+                Ok(Ok(1..)) => Ok(()),
+                Ok(_) => {
+                    self.hung_up = true;
+                    Err(Interruption::HungUp.into())
+                }
+                Err(_) => Err(ApiError::RequestTimeout.into()),
+            },
+            () = cut => {
+                self.was_cut = true;
+                Err(Interruption::Cut.into())
+            }
+        }
     }
 
     /// Ready when the client is gone or the grace period is over. What the client sends ahead is kept.
     fn poll_interruption(&mut self, cx: &mut Context<'_>) -> Poll<Interruption> {
-        while !self.hung_up && self.input.len() < READ_AHEAD_BYTES {
+        while !self.hung_up {
             match self.poll_read_more(cx) {
+                // Beyond the limit it is read only to see the end, and this connection's last request is this one.
+                Poll::Ready(Ok(1..)) if self.input.len() > READ_AHEAD_BYTES => {
+                    self.flooded = true;
+                    self.input.truncate(READ_AHEAD_BYTES);
+                }
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(_) => self.hung_up = true,
                 Poll::Pending => break,
@@ -170,6 +215,7 @@ impl Connection {
     pub(super) async fn send(&mut self, piece: &[u8], end: &[u8]) -> Result<(), Interruption> {
         let output = std::mem::take(&mut self.output);
         let sent = self.send_all([&output, piece, end]).await;
+        self.torn |= sent.is_err();
         self.output = output;
         self.output.clear();
         if self.output.capacity() > KEPT_OUTPUT_BYTES {
@@ -211,17 +257,23 @@ impl Connection {
 
     /// Reads `count` bytes and throws them away; false when they do not come in time.
     pub(super) async fn discard(&mut self, mut count: u64) -> bool {
-        let deadline = Instant::now() + LINGER;
-        loop {
-            let here = count.min(self.input.len() as u64);
-            let _ = self.input.split_to(here as usize);
-            count -= here;
-            if count == 0 {
-                return true;
+        let mut stop = self.stop.clone();
+        let reading = async {
+            loop {
+                let here = count.min(self.input.len() as u64);
+                let _ = self.input.split_to(here as usize);
+                count -= here;
+                if count == 0 {
+                    return true;
+                }
+                if !matches!(self.read_more().await, Ok(1..)) {
+                    return false;
+                }
             }
-            if !matches!(timeout_at(deadline, self.read_more()).await, Ok(Ok(1..))) {
-                return false;
-            }
+        };
+        tokio::select! {
+            all = timeout(LINGER, reading) => all == Ok(true),
+            () = stop.reached(Phase::Draining) => false,
         }
     }
 
@@ -231,9 +283,19 @@ impl Connection {
         if closing.is_err() || self.hung_up || self.was_cut {
             return;
         }
-        let deadline = Instant::now() + if self.is_draining() { LINGER_WHILE_DRAINING } else { LINGER };
-        while matches!(timeout_at(deadline, self.read_more()).await, Ok(Ok(1..))) {
-            self.input.clear();
+        let mut stop = self.stop.clone();
+        let reading = async {
+            while matches!(self.read_more().await, Ok(1..)) {
+                self.input.clear();
+            }
+        };
+        let stopping = async {
+            stop.reached(Phase::Draining).await;
+            sleep(LINGER_WHILE_DRAINING).await;
+        };
+        tokio::select! {
+            _ = timeout(LINGER, reading) => {}
+            () = stopping => {}
         }
     }
 
@@ -241,5 +303,21 @@ impl Connection {
     /// reset has to.
     pub fn abort(self) {
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// Reads what there is behind what has been read, through the stack, so that a connection which waits holds no buffer.
+fn poll_read(stream: &mut TcpStream, input: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let mut scratch = [const { MaybeUninit::<u8>::uninit() }; SCRATCH_BYTES];
+    let mut read = ReadBuf::uninit(&mut scratch);
+    std::task::ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+    input.extend_from_slice(read.filled());
+    Poll::Ready(Ok(read.filled().len()))
+}
+
+/// Empty lines before a request are allowed (RFC 9112, section 2.2), and are none.
+fn skip_empty_lines(input: &mut BytesMut) {
+    while input.starts_with(b"\r\n") {
+        input.advance(2);
     }
 }

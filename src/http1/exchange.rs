@@ -10,13 +10,10 @@ use crate::error::ApiError;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use std::future::Future;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-use tokio::time::timeout;
+use std::time::SystemTime;
 
-/// How long a client may pause while it sends a body.
-const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pieces up to this many bytes are copied together and sent at once; larger ones are sent from where they are.
 const COPIED_PIECE_BYTES: usize = 4 * 1024;
 /// What is queued is sent when it reaches this many bytes, even if more is there.
@@ -125,6 +122,8 @@ pub struct Exchange<'c> {
     body: Body,
     answer_begun: bool,
     framing: Framing,
+    /// What of the length that `content-length` tells is still to come.
+    length_left: u64,
     keep_alive: bool,
 }
 
@@ -143,6 +142,7 @@ impl<'c> Exchange<'c> {
             allowed_origin,
             answer_begun: false,
             framing: Framing::Empty,
+            length_left: 0,
         }
     }
 
@@ -210,8 +210,7 @@ impl<'c> Exchange<'c> {
         body.extend_from_slice(input);
         input.clear();
         while body.len() < length {
-            let read = timeout(BODY_STALL_TIMEOUT, self.connection.read_into(&mut body, length)).await;
-            arrived(read)?;
+            self.connection.read_body(Some((&mut body, length))).await?;
         }
         Ok(body)
     }
@@ -233,7 +232,7 @@ impl<'c> Exchange<'c> {
             if !grow_to(body.capacity()) {
                 return Err(ApiError::OutOfMemory.into());
             }
-            arrived(timeout(BODY_STALL_TIMEOUT, self.connection.read_more()).await)?;
+            self.connection.read_body(None).await?;
         }
     }
 
@@ -241,7 +240,7 @@ impl<'c> Exchange<'c> {
     ///
     /// # Errors
     /// That the client is gone.
-    pub async fn answer(&mut self, answer: Answer) -> Result<(), Interruption> {
+    pub async fn answer(&mut self, answer: Answer) -> Result<(), Failure> {
         self.begin(answer.status);
         self.field("x-content-type-options", b"nosniff");
         if !answer.content_type.is_empty() {
@@ -257,7 +256,9 @@ impl<'c> Exchange<'c> {
             self.length_field(length as u64);
             self.end_of_head(Framing::Counted);
         }
-        if self.head.method != Method::Head && answer.status != 204 {
+        if self.head.method == Method::Head {
+            self.length_left = 0;
+        } else if answer.status != 204 {
             self.piece(&answer.body).await?;
         }
         self.end().await
@@ -305,6 +306,7 @@ impl<'c> Exchange<'c> {
 
     /// Adds `content-length`.
     pub fn length_field(&mut self, length: u64) {
+        self.length_left = length;
         let _ = write!(self.connection.output, "content-length: {length}\r\n");
     }
 
@@ -335,6 +337,7 @@ impl<'c> Exchange<'c> {
         if piece.is_empty() {
             return Ok(());
         }
+        self.length_left = self.length_left.wrapping_sub(piece.len() as u64);
         if self.record.first_byte.is_none() {
             self.record.first_byte = Some(self.record.elapsed());
         }
@@ -375,12 +378,26 @@ impl<'c> Exchange<'c> {
     /// Ends the answer's body regularly and sends all of it.
     ///
     /// # Errors
-    /// That the client is gone or the grace period is over.
-    pub async fn end(&mut self) -> Result<(), Interruption> {
+    /// That the client is gone, the grace period over, or that not as much came as was announced.
+    pub async fn end(&mut self) -> Result<(), Failure> {
         if self.framing == Framing::Chunked {
             self.connection.output.extend_from_slice(b"0\r\n\r\n");
         }
-        self.send_queued().await
+        self.send_queued().await?;
+        if self.framing == Framing::Counted && self.length_left != 0 { Err(Failure::Broken) } else { Ok(()) }
+    }
+
+    /// Adds a last piece to a body that does not end regularly, which tells the client so; not if earlier bytes are
+    /// missing.
+    ///
+    /// # Errors
+    /// That the client is gone or the grace period is over.
+    pub async fn say_incomplete(&mut self, piece: &[u8]) -> Result<(), Interruption> {
+        if self.connection.can_go_on() {
+            self.piece(piece).await?;
+            self.send_queued().await?;
+        }
+        Ok(())
     }
 
     /// Ends the exchange: answers with an error where there is one, writes the log line. Returns whether the
@@ -398,7 +415,7 @@ impl<'c> Exchange<'c> {
                 let (_, code) = error.status_and_code();
                 self.record.error.get_or_insert_with(|| code.to_owned());
                 self.record.outcome.get_or_insert(Outcome::Rejected);
-                self.answer(Answer::from(&error)).await.map_err(Failure::Interrupted)
+                self.answer(Answer::from(&error)).await
             }
             result => result,
         };
@@ -424,7 +441,8 @@ impl<'c> Exchange<'c> {
         }
         match head.body {
             BodyLength::Counted(length) if body == Body::Unread && !connection.discard(length).await => Next::Close,
-            _ => Next::Request,
+            _ if connection.is_in_order() => Next::Request,
+            _ => Next::Close,
         }
     }
 }
@@ -440,13 +458,4 @@ pub enum Next {
     Drop,
     /// It ends in the middle of an answer that only a reset can show to be incomplete.
     Abort,
-}
-
-/// Judges one read of the body.
-fn arrived(read: Result<io::Result<usize>, tokio::time::error::Elapsed>) -> Result<(), Failure> {
-    match read {
-        Ok(Ok(1..)) => Ok(()),
-        Ok(_) => Err(Interruption::HungUp.into()),
-        Err(_) => Err(ApiError::RequestTimeout.into()),
-    }
 }

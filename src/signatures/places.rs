@@ -4,6 +4,7 @@
 //! the user. Nothing is changed here; the places are byte ranges of the client's body, and what does not have the
 //! expected form has none.
 
+use crate::json::{self, Fields};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -60,9 +61,7 @@ pub(super) fn find<'a>(body: &'a [u8], messages: &'a RawValue) -> Vec<Place<'a>>
 /// The place in one tool call, if its signature is missing.
 fn place_in<'a>(body: &'a [u8], call: &'a RawValue) -> Option<Place<'a>> {
     let call = Object { raw: call };
-    let id = call
-        .field("id")
-        .and_then(|id| serde_json::from_str::<Cow<'_, str>>(id.get()).ok().map(|id| id.into_owned().into()));
+    let id = call.field("id").and_then(|id| json::text(id.get()));
     let place = |at, around| Some(Place { call: id.clone(), at, around });
     if !call.is_object() {
         return None;
@@ -111,10 +110,8 @@ impl<'a> Object<'a> {
         self.raw.get().get(1..).is_some_and(|inside| inside.trim_start().starts_with('}'))
     }
 
-    /// The value of a field; the last one where it stands twice, as most parsers take it.
     fn field(&self, name: &str) -> Option<&'a RawValue> {
-        let fields: Vec<(Cow<'a, str>, &'a RawValue)> = serde_json::from_str::<Fields<'a>>(self.raw.get()).ok()?.0;
-        fields.into_iter().rev().find(|(known, _)| known == name).map(|(_, value)| value)
+        serde_json::from_str::<Fields<'a>>(self.raw.get()).ok()?.get(name)
     }
 
     /// Where the value stands in the body.
@@ -130,35 +127,8 @@ impl<'a> Object<'a> {
     }
 }
 
-/// The fields of an object, in order.
-struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Fields<'de> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FieldsVisitor;
-
-        impl<'de> serde::de::Visitor<'de> for FieldsVisitor {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(name) = map.next_key::<&RawValue>()? {
-                    let name = serde_json::from_str(name.get()).map_or(Cow::Borrowed(""), Cow::Owned);
-                    fields.push((name, map.next_value()?));
-                }
-                Ok(Fields(fields))
-            }
-        }
-        deserializer.deserialize_map(FieldsVisitor)
-    }
-}
-
-fn is_string(raw: &RawValue, text: &str) -> bool {
-    serde_json::from_str::<Cow<'_, str>>(raw.get()).is_ok_and(|value| value == text)
+fn is_string(raw: &RawValue, wanted: &str) -> bool {
+    json::text(raw.get()).is_some_and(|text| text == wanted)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The request body on its way up: pieces that are sent one after the other, none of them copied.
 
+use super::pool::{Lease, StreamGuard};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::convert::Infallible;
@@ -8,15 +9,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// The pieces, and how many of them have been sent. A clone shares them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct RequestBody {
     pieces: Arc<[Bytes]>,
     sent: usize,
+    /// An HTTP/2 stream is taken until its request is sent too: upstream may answer before that.
+    stream: Option<Arc<StreamGuard>>,
 }
 
 impl RequestBody {
     pub(super) fn new(pieces: Vec<Bytes>) -> Self {
-        Self { pieces: pieces.into_iter().filter(|piece| !piece.is_empty()).collect(), sent: 0 }
+        Self { pieces: pieces.into_iter().filter(|piece| !piece.is_empty()).collect(), sent: 0, stream: None }
+    }
+
+    /// The body on its way over a certain connection.
+    pub(super) fn on(mut self, lease: &Lease) -> Self {
+        self.stream = lease.stream();
+        self
     }
 
     /// What is still to be sent, in bytes.

@@ -37,6 +37,11 @@ impl From<io::Error> for ConnectError {
     }
 }
 
+/// Nothing to verify upstream's certificate against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no certificate authority was found: name a file of certificates, or install the system's (ca-certificates)")]
+pub struct NoCertificates;
+
 /// A connection, ready for HTTP.
 pub(super) enum Stream {
     /// HTTP/1.1 without TLS.
@@ -51,17 +56,17 @@ pub(super) enum Stream {
 ///
 /// # Errors
 /// When there is no certificate to verify against.
-pub fn tls_config() -> Result<Arc<ClientConfig>, String> {
+pub fn tls_config() -> Result<Arc<ClientConfig>, NoCertificates> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        return Err("no certificate to verify upstream with was found".to_owned());
+        return Err(NoCertificates);
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
+        .expect("the provider speaks TLS 1.2 and 1.3")
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

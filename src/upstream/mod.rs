@@ -4,7 +4,7 @@ mod body;
 mod connect;
 mod pool;
 
-pub use connect::tls_config;
+pub use connect::{NoCertificates, tls_config};
 
 use crate::config::{BaseUrl, Config};
 use crate::credentials::{Bearer, Credentials};
@@ -56,17 +56,19 @@ pub struct ChatRequest {
     location: usize,
     fields: Vec<(HeaderName, HeaderValue)>,
     body: RequestBody,
+    /// The client's body, whose place in the memory budget stays taken as long as its pieces or a copy are held.
+    _original: Bytes,
 }
 
 impl ChatRequest {
     /// Takes from the client's head what may go up.
     #[must_use]
-    pub fn new(location: usize, head: &Head, pieces: Vec<Bytes>) -> Self {
+    pub fn new(location: usize, head: &Head, pieces: Vec<Bytes>, original: Bytes) -> Self {
         let fields = PASSED_FIELDS.iter().filter_map(|name| {
             let value = HeaderValue::from_maybe_shared(head.shared_value(name.as_str())?).ok()?;
             Some((name.clone(), value))
         });
-        Self { location, fields: fields.collect(), body: RequestBody::new(pieces) }
+        Self { location, fields: fields.collect(), body: RequestBody::new(pieces), _original: original }
     }
 }
 
@@ -107,10 +109,16 @@ impl ForwardError {
     }
 }
 
+/// A request that comes back unsent is taken to another connection, at most so often: each time one connection less
+/// is in use, and many may be going away together.
+const MAX_UNSENT: u32 = 64;
+
 /// Why one attempt failed.
 enum Attempt {
-    /// Upstream certainly did not process it.
-    NotProcessed(String),
+    /// It never left: its connection had died or was going away.
+    Unsent(String),
+    /// Upstream refused it without processing it.
+    Refused(String),
     Failed(ForwardError),
 }
 
@@ -118,31 +126,31 @@ impl Vertex {
     /// Prepares every location that some alias uses. Connections are opened when they are needed.
     ///
     /// # Errors
-    /// When a URL cannot be built or no certificates are found.
-    pub fn new(config: &Config, project: &str, models: &Models, credentials: Credentials) -> Result<Self, String> {
-        let mut tls: Option<Arc<ClientConfig>> = None;
+    /// When a URL cannot be built.
+    pub fn new(
+        config: &Config,
+        project: &str,
+        models: &Models,
+        credentials: Credentials,
+        tls: &Arc<ClientConfig>,
+    ) -> Result<Self, http::Error> {
         let mut pools: HashMap<BaseUrl, Arc<Pool>> = HashMap::new();
         let mut endpoints = Vec::new();
         for location in models.locations() {
             let base = match &config.base_url {
                 Some(base) => base.clone(),
-                None => {
-                    BaseUrl { tls: true, authority: host_of(location).parse().map_err(|error| format!("{error}"))? }
-                }
+                None => BaseUrl { tls: true, authority: Authority::try_from(host_of(location))? },
             };
             let pool = match pools.get(&base) {
                 Some(pool) => pool.clone(),
                 None => {
-                    if base.tls && tls.is_none() {
-                        tls = Some(tls_config()?);
-                    }
                     let port = base.authority.port_u16().unwrap_or(if base.tls { 443 } else { 80 });
-                    let pool = Pool::new(base.authority.host(), port, tls.clone().filter(|_| base.tls));
+                    let pool = Pool::new(base.authority.host(), port, base.tls.then(|| tls.clone()));
                     pools.insert(base.clone(), pool.clone());
                     pool
                 }
             };
-            endpoints.push(Endpoint::new(pool, &base, project, location).map_err(|error| error.to_string())?);
+            endpoints.push(Endpoint::new(pool, &base, project, location)?);
         }
         Ok(Self { endpoints, credentials, timeout: config.upstream_timeout })
     }
@@ -160,9 +168,10 @@ impl Vertex {
     pub async fn forward(&self, request: ChatRequest) -> Result<Answer, ForwardError> {
         let no_bearer = |_| ForwardError::new(ApiError::CredentialsUnavailable, "no bearer in time");
         let mut bearer = self.credentials.bearer().await.map_err(no_bearer)?;
-        let (mut bearer_is_second, mut sent_again) = (false, false);
+        let (mut bearer_is_second, mut was_refused, mut unsent) = (false, false, 0);
         loop {
-            match self.attempt(&request, &bearer).await {
+            let attempt = self.attempt(&request, &bearer).await;
+            match attempt {
                 Ok(answer) if answer.parts.status != StatusCode::UNAUTHORIZED => return Ok(answer),
                 Ok(refused) if bearer_is_second => {
                     let mut error =
@@ -170,12 +179,17 @@ impl Vertex {
                     error.status = Some(refused.parts.status.as_u16());
                     return Err(error);
                 }
-                Ok(_) => {
+                Ok(refused) => {
+                    // Its place on the connection is free while a bearer is waited for.
+                    drop(refused);
                     bearer_is_second = true;
                     bearer = self.credentials.replace(&bearer).await.map_err(no_bearer)?;
                 }
-                Err(Attempt::NotProcessed(_)) if !sent_again => sent_again = true,
-                Err(Attempt::NotProcessed(cause)) => return Err(ForwardError::new(ApiError::UpstreamBroke, cause)),
+                Err(Attempt::Unsent(_)) if unsent < MAX_UNSENT => unsent += 1,
+                Err(Attempt::Refused(_)) if !was_refused => was_refused = true,
+                Err(Attempt::Unsent(cause) | Attempt::Refused(cause)) => {
+                    return Err(ForwardError::new(ApiError::UpstreamBroke, cause));
+                }
                 Err(Attempt::Failed(error)) => return Err(error),
             }
         }
@@ -191,11 +205,15 @@ impl Vertex {
             Attempt::Failed(ForwardError::new(told, error))
         })?;
         let building = Instant::now();
-        let outgoing = endpoint.request(request, bearer, lease.is_http2());
+        let outgoing = endpoint.request(request, bearer, &lease);
         let departure = Instant::now();
         let sent = timeout(self.timeout, lease.send(outgoing)).await;
         let waited = departure.elapsed();
         match sent {
+            // Switching protocols was not asked for, and nothing else of the kind can be final.
+            Ok(Ok(response)) if response.status().is_informational() => {
+                Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, response.status())))
+            }
             Ok(Ok(response)) => {
                 let (parts, body) = response.into_parts();
                 Ok(Answer { parts, body, waited, overhead: departure - building, _lease: lease })
@@ -204,11 +222,15 @@ impl Vertex {
                 let unsent = failed.take_message().is_some();
                 let error = failed.into_error();
                 let cause = describe(&error);
-                if unsent || was_refused(&error) {
+                Err(if unsent {
                     lease.retire();
-                    return Err(Attempt::NotProcessed(cause));
-                }
-                Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, cause)))
+                    Attempt::Unsent(cause)
+                } else if was_refused(&error) {
+                    lease.retire();
+                    Attempt::Refused(cause)
+                } else {
+                    Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, cause))
+                })
             }
             Err(_) => Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamTimeout, "no response headers"))),
         }
@@ -228,8 +250,9 @@ impl Endpoint {
         })
     }
 
-    fn request(&self, chat: &ChatRequest, bearer: &Bearer, is_http2: bool) -> Request<RequestBody> {
-        let mut request = Request::new(chat.body.clone());
+    fn request(&self, chat: &ChatRequest, bearer: &Bearer, lease: &Lease) -> Request<RequestBody> {
+        let is_http2 = lease.is_http2();
+        let mut request = Request::new(chat.body.clone().on(lease));
         *request.method_mut() = Method::POST;
         let headers = request.headers_mut();
         headers.reserve(12);

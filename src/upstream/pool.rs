@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Streams on one connection, unless upstream allows fewer. Google documents this number.
@@ -39,8 +39,12 @@ const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// While streams are open a PING goes out after this much silence, and an answer is due within the second figure.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request may stand in the line: longer than any dial takes.
+const LEASE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long upstream may take to send its SETTINGS, which should be the first thing it says.
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often they are looked for.
+const SETTINGS_INTERVAL: Duration = Duration::from_millis(1);
 /// hyper's read buffer for HTTP/1.1 answers may grow to this, in bytes.
 const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
 
@@ -107,7 +111,24 @@ pub(super) struct Lease {
 
 enum Slot {
     Http1(Option<http1::SendRequest<RequestBody>>),
-    Http2 { id: u64, sender: http2::SendRequest<RequestBody> },
+    Http2 { sender: http2::SendRequest<RequestBody>, stream: Arc<StreamGuard> },
+}
+
+/// One stream of an HTTP/2 connection, taken until the last owner is gone.
+pub(super) struct StreamGuard {
+    /// `None` once it has been given back.
+    pool: Option<Arc<Pool>>,
+    id: u64,
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.take() {
+            let mut state = pool.state();
+            state.release_stream(self.id);
+            pool.serve_waiting(&mut state);
+        }
+    }
 }
 
 impl Pool {
@@ -124,7 +145,7 @@ impl Pool {
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, LeaseError> {
         let waiting = {
             let mut state = self.state();
-            if let Some(slot) = state.take_slot() {
+            if let Some(slot) = state.take_slot(self) {
                 return Ok(Lease { pool: self.clone(), slot });
             }
             let (sender, receiver) = oneshot::channel();
@@ -132,8 +153,11 @@ impl Pool {
             self.dial_for_waiting(&mut state);
             receiver
         };
-        // The sender is dropped unanswered only if the whole pool is.
-        waiting.await.unwrap_or(Err(LeaseError::Saturated))
+        match timeout(LEASE_TIMEOUT, waiting).await {
+            Ok(Ok(lease)) => lease,
+            // The sender is dropped unanswered only if the whole pool is.
+            Ok(Err(_)) | Err(_) => Err(ConnectError::TimedOut.into()),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -172,17 +196,24 @@ impl Pool {
                     state.reaper_runs = true;
                     tokio::spawn(reap(Arc::downgrade(&self)));
                 }
+                let waited = state.waiting.len();
                 self.serve_waiting(&mut state);
-            }
-            Err(error) => {
-                // As many as this connection would have served; others have dials of their own.
-                let count = state.requests_per_connection(self.tls.is_some()).min(state.waiting.len());
-                for waiter in state.waiting.drain(..count) {
-                    let _ = waiter.send(Err(error.clone().into()));
+                // Without this an upstream that closes what it has just accepted would be dialled for ever.
+                if waited > 0 && state.waiting.len() == waited {
+                    self.turn_away(&mut state, &ConnectError::Failed("the new connection was closed at once".into()));
                 }
             }
+            Err(error) => self.turn_away(&mut state, &error),
         }
         self.dial_for_waiting(&mut state);
+    }
+
+    /// Fails as many of the line as one connection would have served; others have dials of their own.
+    fn turn_away(&self, state: &mut State, error: &ConnectError) {
+        let count = state.requests_per_connection(self.tls.is_some()).min(state.waiting.len());
+        for waiter in state.waiting.drain(..count) {
+            let _ = waiter.send(Err(error.clone().into()));
+        }
     }
 
     async fn open(self: &Arc<Self>) -> Result<Opened, ConnectError> {
@@ -204,25 +235,18 @@ impl Pool {
                     .map_err(failed)?;
                 // Nothing is sent before upstream has said how much it takes: requests that left earlier could wait
                 // inside the connection for each other's end.
-                let allowed = Arc::new(AtomicUsize::new(0));
-                let settled = Arc::new(Notify::new());
-                let (of_task, tell) = (allowed.clone(), settled.clone());
+                settle(&mut connection).await?;
+                let allowed = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
+                let of_task = allowed.clone();
                 tokio::spawn(async move {
-                    // Its errors reach the requests on it.
+                    // Every request wakes it, and so has the limit read again. Its errors reach the requests.
                     let _ = poll_fn(|cx| {
                         let done = Pin::new(&mut connection).poll(cx);
-                        let now = connection.current_max_send_streams();
-                        if of_task.swap(now, Ordering::Relaxed) == 0 && (now > 0 || done.is_ready()) {
-                            tell.notify_one();
-                        }
+                        of_task.store(connection.current_max_send_streams(), Ordering::Relaxed);
                         done
                     })
                     .await;
                 });
-                let _ = timeout(SETTINGS_TIMEOUT, settled.notified()).await;
-                if allowed.load(Ordering::Relaxed) == 0 {
-                    return Err(ConnectError::Failed("upstream's HTTP/2 connection allows no request".into()));
-                }
                 Ok(Opened::Http2(sender, allowed))
             }
         }
@@ -248,7 +272,7 @@ impl Pool {
     /// Hands free places to those who wait, in their order.
     fn serve_waiting(self: &Arc<Self>, state: &mut State) {
         while !state.waiting.is_empty() {
-            let Some(slot) = state.take_slot() else { return };
+            let Some(slot) = state.take_slot(self) else { return };
             let mut lease = Lease { pool: self.clone(), slot };
             loop {
                 let Some(waiter) = state.waiting.pop_front() else {
@@ -264,6 +288,28 @@ impl Pool {
             }
         }
     }
+}
+
+/// Waits until upstream's SETTINGS have come.
+///
+/// hyper reads them in a task of its own and wakes nobody, so they are looked for; they come with the handshake or a
+/// round trip after it.
+async fn settle<T>(connection: &mut http2::Connection<T, RequestBody, TokioExecutor>) -> Result<(), ConnectError>
+where
+    T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let deadline = Instant::now() + SETTINGS_TIMEOUT;
+    while connection.current_max_send_streams() == 0 {
+        // Polled, so that the connection can end; `sleep` wakes it.
+        tokio::select! {
+            _ = &mut *connection => return Err(ConnectError::Failed("upstream closed its HTTP/2 connection".into())),
+            () = sleep(SETTINGS_INTERVAL) => {}
+        }
+        if Instant::now() > deadline {
+            return Err(ConnectError::Failed("upstream's HTTP/2 connection allows no request".into()));
+        }
+    }
+    Ok(())
 }
 
 /// A connection that was just made.
@@ -299,13 +345,14 @@ impl State {
     }
 
     /// A free place, on the fullest connection that has one, so that the others can become idle and close.
-    fn take_slot(&mut self) -> Option<Slot> {
+    fn take_slot(&mut self, pool: &Arc<Pool>) -> Option<Slot> {
         self.http2.retain(Http2Connection::is_usable);
         if let Some(connection) =
             self.http2.iter_mut().filter(|connection| connection.room() > 0).min_by_key(|connection| connection.room())
         {
             connection.streams += 1;
-            return Some(Slot::Http2 { id: connection.id, sender: connection.sender.clone() });
+            let stream = StreamGuard { pool: Some(pool.clone()), id: connection.id };
+            return Some(Slot::Http2 { sender: connection.sender.clone(), stream: Arc::new(stream) });
         }
         while let Some(idle) = self.http1_idle.pop() {
             if !idle.sender.is_closed() && idle.since.elapsed() < IDLE_TIMEOUT {
@@ -316,10 +363,27 @@ impl State {
     }
 }
 
+impl State {
+    fn release_stream(&mut self, id: u64) {
+        if let Some(connection) = self.http2.iter_mut().find(|connection| connection.id == id) {
+            connection.streams -= 1;
+            connection.idle_since = Instant::now();
+        }
+    }
+}
+
 impl Lease {
     /// Whether the request will go over HTTP/2, and so needs a full URL.
     pub(super) fn is_http2(&self) -> bool {
         matches!(self.slot, Slot::Http2 { .. })
+    }
+
+    /// The HTTP/2 stream that is taken.
+    pub(super) fn stream(&self) -> Option<Arc<StreamGuard>> {
+        match &self.slot {
+            Slot::Http1(_) => None,
+            Slot::Http2 { stream, .. } => Some(stream.clone()),
+        }
     }
 
     /// Sends the request.
@@ -339,8 +403,8 @@ impl Lease {
 
     /// Takes the connection out of use for new requests: it refused one.
     pub(super) fn retire(&self) {
-        if let Slot::Http2 { id, .. } = self.slot {
-            self.pool.state().http2.retain(|connection| connection.id != id);
+        if let Slot::Http2 { stream, .. } = &self.slot {
+            self.pool.state().http2.retain(|connection| connection.id != stream.id);
         }
     }
 
@@ -350,31 +414,22 @@ impl Lease {
             Slot::Http1(sender) => {
                 state.http1_idle.extend(sender.take().map(|sender| Http1Idle { sender, since: Instant::now() }));
             }
-            Slot::Http2 { id, .. } => {
-                release_stream(state, *id);
-                // Nothing is left for the drop, which would take the lock again.
-                *id = 0;
+            Slot::Http2 { stream, .. } => {
+                state.release_stream(stream.id);
+                // Nothing is left for its drop, which would take the lock again.
+                if let Some(stream) = Arc::get_mut(stream) {
+                    stream.pool = None;
+                }
             }
         }
-    }
-}
-
-fn release_stream(state: &mut State, id: u64) {
-    if let Some(connection) = state.http2.iter_mut().find(|connection| connection.id == id) {
-        connection.streams -= 1;
-        connection.idle_since = Instant::now();
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         match &mut self.slot {
-            Slot::Http2 { id: 0, .. } => {}
-            Slot::Http2 { id, .. } => {
-                let mut state = self.pool.state();
-                release_stream(&mut state, *id);
-                self.pool.serve_waiting(&mut state);
-            }
+            // The stream's guard gives it back.
+            Slot::Http2 { .. } => {}
             Slot::Http1(sender) => {
                 let Some(mut sender) = sender.take().filter(|sender| !sender.is_closed()) else { return };
                 if sender.is_ready() {

@@ -37,29 +37,32 @@ def in_time():
     signal.alarm(0)
 
 
-@pytest.fixture(scope="session")
-def gateway():
-    running = Gateway()
-    yield running
-    assert running.stop() == 0, "the gateway did not stop cleanly"
-    assert not running.stray
+def running(**settings):
+    gateway = Gateway(**settings)
+    yield gateway
+    assert gateway.stop() == 0, "the gateway did not stop cleanly"
+    assert not gateway.stray
 
 
-@pytest.fixture(scope="session")
-def gateway_without_keeper():
-    running = Gateway(THOUGHT_SIGNATURES="off")
-    yield running
-    assert running.stop() == 0, "the gateway did not stop cleanly"
-
-
-def connection_to(gateway):
+def connected_to(gateway):
     """What a client is made with. Without retries: a test that passes at the second try has failed."""
     return {"base_url": gateway.base, "api_key": gateway.key, "max_retries": 0, "timeout": PATIENCE}
 
 
+@pytest.fixture(scope="session")
+def gateway():
+    yield from running()
+
+
+@pytest.fixture(scope="session")
+def strict_gateway():
+    """One that puts no thought signatures in: a client has to bring them back."""
+    yield from running(THOUGHT_SIGNATURES="off")
+
+
 @pytest.fixture
 def connection(gateway):
-    return connection_to(gateway)
+    return connected_to(gateway)
 
 
 @pytest.fixture
@@ -69,6 +72,6 @@ def client(connection):
 
 
 @pytest.fixture
-def client_without_keeper(gateway_without_keeper):
-    with openai.OpenAI(**connection_to(gateway_without_keeper)) as client:
+def strict_client(strict_gateway):
+    with openai.OpenAI(**connected_to(strict_gateway)) as client:
         yield client

@@ -28,15 +28,24 @@ const ADD = {
 const test = (name, body) => runner.test(name, { timeout: 120_000 }, body);
 
 let gateway, connection, client;
+// One that puts no thought signatures in, so that a client has to bring them back; and a client of it.
+let strictGateway, strictClient;
+
+// Without retries: a test that passes at the second try has failed.
+const connectedTo = ({ base, key }) => ({ baseURL: base, apiKey: key, maxRetries: 0, timeout: PATIENCE_MS });
 
 runner.before(async () => {
   gateway = await Gateway.start();
-  // Without retries: a test that passes at the second try has failed.
-  connection = { baseURL: gateway.base, apiKey: gateway.key, maxRetries: 0, timeout: PATIENCE_MS };
+  connection = connectedTo(gateway);
   client = new OpenAI(connection);
+  strictGateway = await Gateway.start({ THOUGHT_SIGNATURES: "off" });
+  strictClient = new OpenAI(connectedTo(strictGateway));
 });
 
-runner.after(async () => assert.equal(await gateway.stop(), 0, "the gateway did not stop cleanly"));
+runner.after(async () => {
+  const codes = await Promise.all([gateway, strictGateway].map((started) => started?.stop()));
+  assert.deepEqual(codes, [0, 0], "a gateway did not stop cleanly");
+});
 
 const textOf = (chunk) => chunk.choices[0].delta.content ?? "";
 const chat = (model, messages, more = {}) => client.chat.completions.create({ model, messages, ...more });
@@ -116,17 +125,17 @@ test("streams", async () => {
 });
 
 // The message with a function call, as the next request has to bring it back.
-async function plainCall(model, messages) {
-  const answer = await chat(model, messages, { tools: [ADD] });
+async function plainCall(client, model, messages) {
+  const answer = await client.chat.completions.create({ model, messages, tools: [ADD] });
   assert.equal(answer.choices[0].finish_reason, "tool_calls");
   return answer.choices[0].message;
 }
 
 // The same from a stream.
-async function streamedCall(model, messages) {
+async function streamedCall(client, model, messages) {
   const calls = [];
   let finishReason;
-  for await (const chunk of await chat(model, messages, { tools: [ADD], stream: true })) {
+  for await (const chunk of await client.chat.completions.create({ model, messages, tools: [ADD], stream: true })) {
     for (const { index, function: piece, ...rest } of chunk.choices[0].delta.tool_calls ?? []) {
       const call = (calls[index] ??= { function: { name: "", arguments: "" } });
       Object.assign(call, rest);
@@ -152,47 +161,49 @@ function answerCalls(message) {
 for (const alias of MODELS) {
   for (const asked of [plainCall, streamedCall]) {
     test(`calls a tool: ${asked.name} with ${alias}`, async () => {
-      const message = await asked(alias, SUM);
+      const message = await asked(strictClient, alias, SUM);
       assert.equal(message.tool_calls.length, 1);
       if (alias === "pro-preview") assert.ok(message.tool_calls[0].extra_content.google.thought_signature);
-      const answer = await chat(alias, [...SUM, message, ...answerCalls(message)], { tools: [ADD] });
+      const messages = [...SUM, message, ...answerCalls(message)];
+      const answer = await strictClient.chat.completions.create({ model: alias, messages, tools: [ADD] });
       assert.equal(answer.choices[0].message.content, "The sum is 3800.");
     });
   }
 }
 
-test("has the SDK's own loop call a tool", async () => {
-  const add = { ...ADD.function, parse: JSON.parse, function: ({ a, b }) => a + b };
-  const loop = client.chat.completions.runTools({
-    model: "flash",
-    messages: SUM,
-    tools: [{ type: "function", function: add }],
+// The SDK's own loop loses the thought signature.
+for (const alias of MODELS) {
+  test(`has the SDK's own loop call a tool with ${alias}`, async () => {
+    const add = { ...ADD.function, parse: JSON.parse, function: ({ a, b }) => a + b };
+    const tools = [{ type: "function", function: add }];
+    const loop = client.chat.completions.runTools({ model: alias, messages: SUM, tools });
+    assert.equal(await loop.finalContent(), "The sum is 3800.");
   });
-  assert.equal(await loop.finalContent(), "The sum is 3800.");
-});
+}
 
-test("drops a thought signature", async () => {
-  const message = await plainCall("pro-preview", SUM);
+// A conversation with a call whose signature the client has lost.
+async function withoutSignature(client, asked) {
+  const message = await asked(client, "pro-preview", SUM);
   delete message.tool_calls[0].extra_content;
-  const answer = await chat("pro-preview", [...SUM, message, ...answerCalls(message)], { tools: [ADD] });
-  assert.equal(answer.choices[0].message.content, "The sum is 3800.");
-});
+  return { model: "pro-preview", messages: [...SUM, message, ...answerCalls(message)], tools: [ADD] };
+}
+
+for (const asked of [plainCall, streamedCall]) {
+  test(`may lose a thought signature: ${asked.name}`, async () => {
+    const request = client.chat.completions.create(await withoutSignature(client, asked));
+    const { data, response } = await request.withResponse();
+    assert.equal(data.choices[0].message.content, "The sum is 3800.");
+    assert.equal(response.headers.get("x-ai-proxy-thought-signatures"), "kept=1, skipped=0");
+  });
+}
 
 test("is told that a thought signature is missing", async () => {
-  const withoutKeeper = await Gateway.start({ THOUGHT_SIGNATURES: "off" });
-  try {
-    const client = new OpenAI({ ...connection, baseURL: withoutKeeper.base, apiKey: withoutKeeper.key });
-    const message = await plainCall("pro-preview", SUM);
-    delete message.tool_calls[0].extra_content;
-    const messages = [...SUM, message, ...answerCalls(message)];
-    await assert.rejects(client.chat.completions.create({ model: "pro-preview", messages, tools: [ADD] }), (error) => {
-      assert.ok(error instanceof OpenAI.BadRequestError);
-      assert.match(error.message, /is missing a `thought_signature`/);
-      return true;
-    });
-  } finally {
-    await withoutKeeper.stop();
-  }
+  const request = await withoutSignature(strictClient, plainCall);
+  await assert.rejects(strictClient.chat.completions.create(request), (error) => {
+    assert.ok(error instanceof OpenAI.BadRequestError);
+    assert.match(error.message, /is missing a `thought_signature`/);
+    return true;
+  });
 });
 
 test("is told that the key is wrong", async () => {

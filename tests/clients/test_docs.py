@@ -23,9 +23,9 @@ def read(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def section(text, number):
-    """The text below the heading `## NUMBER. …`."""
-    return re.search(rf"^## {number}\. .*?$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL).group(1)
+def contract(title):
+    """The section of SPEC.md with this title."""
+    return re.search(rf"^## \d+\. {title}$(.*?)(?=^## |\Z)", read("SPEC.md"), re.MULTILINE | re.DOTALL).group(1)
 
 
 def rows(text):
@@ -64,14 +64,14 @@ def variables_of_example():
     ],
 )
 def test_variables(told):
-    promised = variables_of_table(section(read("SPEC.md"), 2))
+    promised = variables_of_table(contract("Configuration"))
     assert all(map(NAME.fullmatch, promised)), promised
     assert told() == promised
 
 
 def test_defaults_of_the_example():
     defaults = {}
-    for variables, default, _ in rows(section(read("SPEC.md"), 2)):
+    for variables, default, _ in rows(contract("Configuration")):
         for name in in_code(variables):
             defaults[name] = (in_code(default) or [""])[0]
     commented_out = dict(re.findall(r"^# ([A-Z][A-Z0-9_]*)=(.+)$", read(".env.example"), re.MULTILINE))
@@ -91,7 +91,7 @@ def test_error_codes():
     source = read("src/error.rs")
     built = re.findall(r'=> \((\w+|\*status), "(\w+)"\)', source)
     assert len(built) == len(re.findall(r"#\[error\(", source)), "a variant that this test does not see"
-    promised = {(status, code) for status, codes, _ in rows(section(read("SPEC.md"), 10)) for code in in_code(codes)}
+    promised = {(status, code) for status, codes, _ in rows(contract("Errors")) for code in in_code(codes)}
     assert {code for _, code in built} == {code for _, code in promised}
     fixed = {(status, code) for status, code in built if status != "*status"}
     assert fixed <= promised, fixed - promised

@@ -119,40 +119,43 @@ def answer_calls(message):
 
 @pytest.mark.parametrize("asked", [plain_call, streamed_call])
 @pytest.mark.parametrize("alias", MODELS)
-def test_calls_a_tool(client, alias, asked):
-    message = asked(client, alias, [SUM])
+def test_calls_a_tool(strict_client, alias, asked):
+    message = asked(strict_client, alias, [SUM])
     (call,) = message["tool_calls"]
     if alias == "pro-preview":
         assert call["extra_content"]["google"]["thought_signature"]
     messages = [SUM, message, *answer_calls(message)]
-    answer = client.chat.completions.create(model=alias, messages=messages, tools=[ADD])
+    answer = strict_client.chat.completions.create(model=alias, messages=messages, tools=[ADD])
     assert answer.choices[0].message.content == "The sum is 3800."
 
 
-def test_calls_two_tools_at_once(client):
-    # One sentence for each result; only the first call is signed.
+def test_calls_two_tools_at_once(strict_client):
     question = user(SUM["content"] + " [emulator:parallel-calls]")
-    message = plain_call(client, "pro-preview", question)
+    message = plain_call(strict_client, "pro-preview", question)
     assert len(message["tool_calls"]) == 2
     messages = [*question, message, *answer_calls(message)]
-    answer = client.chat.completions.create(model="pro-preview", messages=messages, tools=[ADD])
+    answer = strict_client.chat.completions.create(model="pro-preview", messages=messages, tools=[ADD])
+    # One sentence for each result.
     assert answer.choices[0].message.content.count("The sum is ") == 2
 
 
-def test_drops_a_thought_signature(client):
-    message = plain_call(client, "pro-preview", [SUM])
+def without_signature(client, asked):
+    """A conversation with a call whose signature the client has lost."""
+    message = asked(client, "pro-preview", [SUM])
     del message["tool_calls"][0]["extra_content"]
-    messages = [SUM, message, *answer_calls(message)]
-    answer = client.chat.completions.create(model="pro-preview", messages=messages, tools=[ADD])
-    assert answer.choices[0].message.content == "The sum is 3800."
+    return {"model": "pro-preview", "messages": [SUM, message, *answer_calls(message)], "tools": [ADD]}
 
 
-def test_is_told_that_a_thought_signature_is_missing(client_without_keeper):
-    message = plain_call(client_without_keeper, "pro-preview", [SUM])
-    del message["tool_calls"][0]["extra_content"]
+@pytest.mark.parametrize("asked", [plain_call, streamed_call])
+def test_may_lose_a_thought_signature(client, asked):
+    answer = client.chat.completions.with_raw_response.create(**without_signature(client, asked))
+    assert answer.parse().choices[0].message.content == "The sum is 3800."
+    assert answer.headers["x-ai-proxy-thought-signatures"] == "kept=1, skipped=0"
+
+
+def test_is_told_that_a_thought_signature_is_missing(strict_client):
     with pytest.raises(openai.BadRequestError, match="is missing a `thought_signature`"):
-        messages = [SUM, message, *answer_calls(message)]
-        client_without_keeper.chat.completions.create(model="pro-preview", messages=messages, tools=[ADD])
+        strict_client.chat.completions.create(**without_signature(strict_client, plain_call))
 
 
 def test_is_told_that_the_key_is_wrong(connection):

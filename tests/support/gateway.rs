@@ -1,0 +1,341 @@
+//! The gateway as a child process with an environment of its own.
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Client, DEADLINE, DISABLED_KEY, KEY, Metadata, Request, Response, SECOND_KEY, Watched};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_ai-proxy");
+
+/// Something the gateway can take for Vertex AI.
+pub(crate) trait Target {
+    fn base_url(&self) -> String;
+
+    /// A file with the certificate authority to trust.
+    fn certificates(&self) -> Option<PathBuf> {
+        None
+    }
+}
+
+impl Target for &str {
+    fn base_url(&self) -> String {
+        (*self).to_owned()
+    }
+}
+
+/// The keys that every gateway here knows.
+pub(crate) fn keys_json() -> String {
+    serde_json::json!([
+        {"id": "tester", "key": KEY},
+        {"id": "second", "key": SECOND_KEY},
+        {"id": "retired", "key": DISABLED_KEY, "enabled": false},
+    ])
+    .to_string()
+}
+
+/// Runs the binary to its end with exactly this environment.
+#[track_caller]
+pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let home = TempDir::new().expect("a temporary directory");
+    let mut command = Command::new(BINARY);
+    command.args(arguments).env_clear().env("HOME", home.path()).envs(environment.iter().copied());
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
+    let both = |out: &(Vec<u8>, bool)| out.1.then(|| out.0.clone());
+    let (Some(stdout), Some(stderr)) = (stdout.wait_for(DEADLINE, both), stderr.wait_for(DEADLINE, both)) else {
+        child.kill().expect("a child can be killed");
+        panic!("{arguments:?} does not end");
+    };
+    Output { status: child.wait().expect("a child has a status"), stdout, stderr }
+}
+
+/// Reads to the end on a thread; the flag says that the end was reached.
+fn collect(source: Option<impl Read + Send + 'static>) -> Watched<(Vec<u8>, bool)> {
+    let collected: Watched<(Vec<u8>, bool)> = Watched::default();
+    let (mut source, target) = (source.expect("a pipe"), collected.clone());
+    std::thread::spawn(move || {
+        let mut piece = [0; 4096];
+        while let Ok(length @ 1..) = source.read(&mut piece) {
+            target.change(|(bytes, _)| bytes.extend_from_slice(&piece[..length]));
+        }
+        target.change(|(_, ended)| *ended = true);
+    });
+    collected
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    lines: Vec<String>,
+    ended: bool,
+}
+
+/// What the test does with the gateway's stdout once it listens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    Eager,
+    Gone,
+    Stuck,
+}
+
+/// What a gateway is started with.
+pub(crate) struct Builder {
+    arguments: Vec<String>,
+    environment: BTreeMap<String, String>,
+    metadata: Option<Metadata>,
+    home: TempDir,
+    stdout: Reader,
+}
+
+impl Builder {
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.environment.remove(name);
+        self
+    }
+
+    /// Uses this metadata server instead of one of the gateway's own.
+    pub(crate) fn metadata(mut self, metadata: &Metadata) -> Self {
+        self.metadata = None;
+        self.env("GCE_METADATA_HOST", &metadata.address.to_string())
+    }
+
+    /// Writes a file into the gateway's home and names it in a variable.
+    pub(crate) fn file(self, variable: &str, content: &str) -> Self {
+        let path = self.home.path().join(format!("{variable}.json"));
+        std::fs::write(&path, content).expect("a file can be written");
+        let path = path.to_str().expect("the path is text").to_owned();
+        self.env(variable, &path)
+    }
+
+    /// Writes a file at a path below the gateway's home.
+    pub(crate) fn home_file(self, path: &str, content: &str) -> Self {
+        let path = self.home.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a path below home")).expect("a directory can be made");
+        std::fs::write(path, content).expect("a file can be written");
+        self
+    }
+
+    /// Nobody reads stdout any more once the gateway listens.
+    pub(crate) fn close_stdout(mut self) -> Self {
+        self.stdout = Reader::Gone;
+        self
+    }
+
+    /// Stdout stays open and is not read any more once the gateway listens.
+    pub(crate) fn block_stdout(mut self) -> Self {
+        self.stdout = Reader::Stuck;
+        self
+    }
+
+    /// Starts the gateway and waits until it listens.
+    #[track_caller]
+    pub(crate) fn start(self) -> Gateway {
+        let mut command = Command::new(BINARY);
+        command.args(&self.arguments).env_clear().env("HOME", self.home.path()).envs(&self.environment);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary runs");
+        let output: Watched<Lines> = Watched::default();
+        let (lines, source) = (output.clone(), child.stdout.take().expect("a pipe"));
+        let reader = self.stdout;
+        std::thread::spawn(move || {
+            let mut source = BufReader::new(source);
+            let mut line = Vec::new();
+            while let Ok(1..) = source.read_until(b'\n', &mut line) {
+                let line = String::from_utf8_lossy(&std::mem::take(&mut line)).trim_end_matches('\n').to_owned();
+                let listening = line.contains("listening on http://");
+                lines.change(|output| output.lines.push(line));
+                if listening && reader != Reader::Eager {
+                    break;
+                }
+            }
+            lines.change(|output| output.ended = true);
+            if reader == Reader::Stuck {
+                std::mem::forget(source); // open, and unread, until the test process ends
+            }
+        });
+        let stderr = collect(child.stderr.take());
+        let mut gateway = Gateway {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            child: Some(child),
+            output,
+            stderr,
+            metadata: self.metadata,
+            lenient: false,
+            _home: self.home,
+        };
+        let listening = gateway.output.wait_for(DEADLINE, |output| {
+            let line = output.lines.iter().find(|line| line.contains("\"listening on http://"));
+            line.cloned().or_else(|| output.ended.then(String::new))
+        });
+        let Some(line) = listening.filter(|line| !line.is_empty()) else {
+            gateway.lenient = true;
+            panic!("the gateway does not listen: {:?} {}", gateway.lines(), gateway.stderr_text());
+        };
+        let line: Value = serde_json::from_str(&line).expect("the line is JSON");
+        let address = line["address"].as_str().expect("the line has an address");
+        assert_eq!(line["message"], format!("listening on http://{address}"));
+        gateway.address = address.parse().expect("an address");
+        gateway
+    }
+}
+
+/// A running gateway. When it is dropped it is killed, and its output is judged: JSON lines on stdout, nothing on stderr.
+pub(crate) struct Gateway {
+    pub(crate) address: SocketAddr,
+    child: Option<Child>,
+    output: Watched<Lines>,
+    stderr: Watched<(Vec<u8>, bool)>,
+    metadata: Option<Metadata>,
+    lenient: bool,
+    _home: TempDir,
+}
+
+impl Gateway {
+    /// A gateway in front of `upstream`, with a metadata server of its own unless another is given.
+    pub(crate) fn before(upstream: &impl Target) -> Builder {
+        let metadata = Metadata::start();
+        let mut builder = Builder {
+            arguments: Vec::new(),
+            environment: BTreeMap::new(),
+            metadata: None,
+            home: TempDir::new().expect("a temporary directory"),
+            stdout: Reader::Eager,
+        }
+        .env("PORT", "0")
+        .env("HOST", "127.0.0.1")
+        .env("GOOGLE_CLOUD_PROJECT", "test-project")
+        .env("API_KEYS_JSON", &keys_json())
+        .env("GOOGLE_VERTEX_BASE_URL", &upstream.base_url())
+        .env("GCE_METADATA_HOST", &metadata.address.to_string());
+        builder.metadata = Some(metadata);
+        match upstream.certificates() {
+            Some(path) => builder.env("SSL_CERT_FILE", path.to_str().expect("the path is text")),
+            None => builder,
+        }
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// One request on a connection of its own.
+    #[track_caller]
+    pub(crate) fn request(&self, request: &Request) -> Response {
+        self.client().request(request)
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, target: &str) -> Response {
+        self.request(&Request::get(target))
+    }
+
+    /// A chat request with a valid key, on a connection of its own.
+    #[track_caller]
+    pub(crate) fn chat(&self, body: impl AsRef<[u8]>) -> Response {
+        self.request(&Request::chat(body))
+    }
+
+    /// The metadata server that came with this gateway.
+    pub(crate) fn metadata(&self) -> &Metadata {
+        self.metadata.as_ref().expect("the test did not bring its own")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the gateway runs").id()
+    }
+
+    /// All lines of stdout so far.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.output.read(|output| output.lines.clone())
+    }
+
+    pub(crate) fn stderr_text(&self) -> String {
+        self.stderr.read(|(bytes, _)| String::from_utf8_lossy(bytes).into_owned())
+    }
+
+    /// Waits for a line of the log.
+    #[track_caller]
+    pub(crate) fn wait_for_log(&self, what: &str, found: impl Fn(&Value) -> bool) -> Value {
+        self.output.wait(&format!("a log line: {what}"), |output| {
+            output.lines.iter().filter_map(|line| serde_json::from_str(line).ok()).find(|line| found(line))
+        })
+    }
+
+    /// The log line of the request that `response` answered.
+    #[track_caller]
+    pub(crate) fn log_of(&self, response: &Response) -> Value {
+        let id = response.header("x-request-id").expect("every answer has an id").to_owned();
+        self.wait_for_log(&format!("request {id}"), |line| line["request_id"] == id && !line["outcome"].is_null())
+    }
+
+    /// The `n`th log line of a request (from 0).
+    #[track_caller]
+    pub(crate) fn wait_for_access(&self, n: usize) -> Value {
+        self.output.wait("the log line of a request", |output| {
+            let lines = output.lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines.filter(|line| !line["outcome"].is_null()).nth(n)
+        })
+    }
+
+    /// Sends a signal, by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(status.expect("kill runs").success(), "the gateway is gone already");
+    }
+
+    /// Waits until the process ended.
+    #[track_caller]
+    pub(crate) fn wait_exit(&mut self) -> ExitStatus {
+        // The end of stderr is the end of the process; nobody else holds it.
+        let ended = self.stderr.wait_for(DEADLINE, |(_, ended)| ended.then_some(()));
+        assert!(ended.is_some(), "the gateway does not end: {:?}", self.lines());
+        let ended = self.output.wait_for(DEADLINE, |output| output.ended.then_some(()));
+        assert!(ended.is_some(), "stdout stays open");
+        self.child.as_mut().expect("the gateway ran").wait().expect("a child has a status")
+    }
+
+    /// The child's own check of its output is switched off, for tests that spoil it.
+    pub(crate) fn lenient(mut self) -> Self {
+        self.lenient = true;
+        self
+    }
+
+    fn judge_output(&self) {
+        for line in self.lines() {
+            let parsed: Value =
+                serde_json::from_str(&line).unwrap_or_else(|error| panic!("no JSON line ({error}): {line}"));
+            for field in ["severity", "message", "time"] {
+                assert!(parsed[field].is_string(), "a line without {field}: {line}");
+            }
+        }
+        assert_eq!(self.stderr_text(), "", "everything belongs on stdout while serving");
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill(); // it may have ended by itself
+            let _ = child.wait();
+        }
+        let _ = self.output.wait_for(DEADLINE, |output| output.ended.then_some(()));
+        let _ = self.stderr.wait_for(DEADLINE, |(_, ended)| ended.then_some(()));
+        if std::thread::panicking() {
+            let lines = self.lines();
+            let last = &lines[lines.len().saturating_sub(6)..];
+            eprintln!("the gateway's last lines:\n{}\nits stderr: {}", last.join("\n"), self.stderr_text());
+        } else if !self.lenient {
+            self.judge_output();
+        }
+    }
+}
