@@ -12,7 +12,7 @@ dev: ## run the gateway in front of the embedded emulator
 release: ## build target/release/ai-proxy
 	cargo build --release --locked
 
-test: ## run everything below, with one line of counts at the end
+test: ## run everything below but the recipes, with one line of counts at the end
 	@tests/run
 
 lint: ## formatting, clippy and rustdoc, warnings denied
@@ -21,8 +21,8 @@ lint: ## formatting, clippy and rustdoc, warnings denied
 test-rust: ## the Rust tests
 	@tests/run rust
 
-clients: ## curl and the OpenAI SDKs for Python and Node against `ai-proxy dev`
-	@tests/run clients
+clients: ## curl, the OpenAI SDKs, and every recipe of docs/clients against `ai-proxy dev`
+	@tests/run clients recipes
 
 agents: ## the Agents SDK harness (examples 04-06 need a Docker engine)
 	@tests/run agents

@@ -509,3 +509,29 @@ fn dev_refuses_a_foreign_metadata_server() {
     let output = run(&["dev"], &[("PORT", "0"), ("GCE_METADATA_HOST", "127.0.0.1:9")]);
     assert_eq!(complaints(&output), BTreeSet::from(["GCE_METADATA_HOST".to_owned()]));
 }
+
+#[test]
+fn keys_from_a_file() {
+    let upstream = Upstream::queued();
+    let keys = format!(r#"[{{"id":"filed","key":"{KEY}"}}]"#);
+    let gateway = Gateway::before(&upstream).without("API_KEYS_JSON").file("API_KEYS_FILE", &keys).start();
+    let answer = gateway.chat(CHAT);
+    assert_eq!(answer.status, 200);
+    assert_eq!(gateway.log_of(&answer)["key_id"], "filed");
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("keys.json");
+    std::fs::write(&file, r#"[{"id":"a","key":"canary"}]"#).expect("a file");
+    let file = file.to_str().expect("a UTF-8 path");
+    let missing = format!("{file}.missing");
+    for (environment, expected) in [
+        (vec![("API_KEYS_FILE", file)], "API_KEYS_FILE: entry 1: 'key' is shorter"),
+        (vec![("API_KEYS_FILE", &*missing)], "API_KEYS_FILE: names a file that cannot be read: entity not found"),
+        (vec![("API_KEYS_FILE", file), ("API_KEYS_JSON", &*keys)], "API_KEYS_FILE: must not be set together"),
+    ] {
+        let output = run(&["check"], &environment);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.starts_with(expected) && said.lines().count() == 1 && !said.contains("canary"), "{said}");
+    }
+}
