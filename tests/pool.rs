@@ -361,6 +361,38 @@ fn goaways_on_five_connections_do_no_harm() {
     assert_goaways_do_no_harm(5);
 }
 
+/// A GOAWAY that comes while the last stream that a connection has room for is about to leave: nothing of it was sent, so
+/// it goes elsewhere.
+#[test]
+fn a_last_stream_that_meets_a_goaway_is_taken_elsewhere() {
+    const ROUNDS: usize = 100;
+    let upstream = H2Upstream::with_treatment(
+        |_| Treatment::Limit(2),
+        |mut exchange| async move {
+            if exchange.request.body == CHAT_UPSTREAM {
+                return exchange.json("{}").await;
+            }
+            exchange.sse_head();
+            exchange.send(FIRST).await;
+            exchange.until_cancelled().await;
+        },
+    );
+    let gateway = Gateway::before(&upstream).start();
+    let mut client = gateway.client();
+    let mut broken = Vec::new();
+    for _ in 0..ROUNDS {
+        // A stream that runs keeps the connection open, and takes the other place.
+        let _stream = start_stream(&gateway);
+        upstream.go_away();
+        let answer = client.request(&Request::chat(CHAT));
+        if answer.status != 200 {
+            broken.push(gateway.log_of(&answer)["error"].to_string());
+        }
+    }
+    assert!(broken.is_empty(), "{} of {ROUNDS} failed: {broken:?}", broken.len());
+    assert_eq!(upstream.seen().requests.len(), 2 * ROUNDS, "each once");
+}
+
 #[test]
 fn settings_that_come_late_are_waited_for() {
     let gate = Gate::new();
