@@ -86,10 +86,11 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: impl Future<O
             }
         }
     }
+    // Told first, so that whoever finds the port closed gets no answer any more that invites another request.
+    phase.send_replace(Phase::Draining);
     drop(listener);
     drop(alive);
     app.log.event(Severity::Info, "stopping: running requests may finish");
-    phase.send_replace(Phase::Draining);
     if tokio::time::timeout(app.shutdown_grace, all_gone.recv()).await.is_err() {
         phase.send_replace(Phase::Cutting);
         let _ = tokio::time::timeout(CUT_TIMEOUT, all_gone.recv()).await;
