@@ -25,7 +25,7 @@ impl RequestBody {
             pieces: pieces.into_iter().filter(|piece| !piece.is_empty()).collect(),
             sent: 0,
             begun: Arc::default(),
-            stream: None,
+            _stream: None,
         }
     }
 
