@@ -105,9 +105,9 @@ make_keys() {
 # An upload that carries a secret is refused: by its name, or for one of the keys or a private key in it.
 check_upload() {
   local file found=''
-  [ -f Dockerfile ] || die 'there is no Dockerfile here to build'
   ask meta list-files-for-upload . >"$work/upload" || { said; die 'cannot tell what would be uploaded'; }
   [ "$dry_run" = no ] || return 0
+  [ -f Dockerfile ] || die 'there is no Dockerfile here to build'
   [ -s "$work/upload" ] || die '.gcloudignore leaves nothing to upload'
   while IFS= read -r file; do
     if looks_secret "$file" || holds_secret "$file"; then
