@@ -1,7 +1,7 @@
 # `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test lint test-rust clients agents pi deny shellcheck
+.PHONY: help dev release test lint test-rust clients agents pi deploy deny shellcheck
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ agents: ## the Agents SDK harness (examples 04-06 need a Docker engine)
 
 pi: ## the pi sandbox (needs a Docker engine)
 	@tests/run pi
+
+deploy: ## test the deploy scripts (needs bats and jq) and the manifests
+	@tests/run deploy
 
 deny: ## licences, bans and sources of dependencies (needs cargo-deny)
 	@tests/run deny
