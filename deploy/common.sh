@@ -26,10 +26,10 @@ step() { say "== $*"; }
 
 # quoted WORD...: one line that can be pasted into a shell.
 quoted() {
-  local word line=''
+  local word line='' quote="'\\''"
   for word in "$@"; do
     case $word in
-    '' | *[!A-Za-z0-9_./:=@%+,-]*) word="'${word//\'/\'\\\'\'}'" ;;
+    '' | *[!A-Za-z0-9_./:=@%+,-]*) word=\'${word//\'/$quote}\' ;;
     esac
     line="$line${line:+ }$word"
   done

@@ -58,19 +58,25 @@ one_failure() {
 }
 
 @test "a failure at any call, before or after its work: another run ends like a clean one, and a teardown leaves nothing" {
-  local number calls after
+  local number after call cases=0
   without_apis >../empty
   deploy
   lasting >../final
-  calls=$(calls_count)
-  [ "$calls" -ge 20 ]
-  for number in $(seq "$calls"); do
+  jq -r 'join(" ")' "$FAKE_GCLOUD/calls.jsonl" >../calls
+  number=0
+  while read -r call; do
+    number=$((number + 1))
     for after in false true; do
+      # A question does no work.
+      case $after/$call in true/*' describe '* | true/*' list'* | true/*' get-iam-policy '* | true/*' access '*) continue ;; esac
       one_failure "$number" "$after" "$BATS_TEST_TMPDIR/final" "$BATS_TEST_TMPDIR/empty" &
+      cases=$((cases + 1))
+      [ $((cases % 4)) -ne 0 ] || wait
     done
-    wait
-  done
-  [ "$(find .. -maxdepth 1 -name '*.log' | wc -l)" -eq "$((calls * 2))" ]
+  done <../calls
+  wait
+  [ "$cases" -ge 30 ]
+  [ "$(find .. -maxdepth 1 -name '*.log' | wc -l)" -eq "$cases" ]
   if [ -e ../failed ]; then
     for number in $(<../failed); do
       echo "== $number"
