@@ -34,10 +34,10 @@ setup() { new_world "$BATS_TEST_TMPDIR"; }
   forget_calls
   deploy
   lasting | diff ../first -
-  ! called 'iam service-accounts create'
-  ! called 'secrets create'
-  ! called 'secrets versions add'
-  ! called 'beta run domain-mappings create'
+  not called 'iam service-accounts create'
+  not called 'secrets create'
+  not called 'secrets versions add'
+  not called 'beta run domain-mappings create'
 }
 
 # one_failure NUMBER AFTER CALLS FINAL EMPTY: that call of a run fails; what another run and a teardown make of it.
@@ -213,7 +213,7 @@ END
   run gcloud meta list-files-for-upload .
   [ "$status" -eq 0 ]
   for name in .env .env.prod api-keys.json api-keys-2.json me-key.json; do
-    ! grep -qx "$name" <<<"$output"
+    not grep -qx "$name" <<<"$output"
   done
   grep -qx Dockerfile <<<"$output"
 }
@@ -284,7 +284,7 @@ END
 
 @test "where allUsers may call, the check stays" {
   deploy
-  ! called 'run services update ai-proxy --no-invoker-iam-check'
+  not called 'run services update ai-proxy --no-invoker-iam-check'
 }
 
 @test "a domain that leads elsewhere stays there" {
@@ -329,7 +329,7 @@ END
   [ "$(state '.apis | index("aiplatform.googleapis.com") != null')" = true ]
   [ "$(state .images)" = '["us-central1-docker.pkg.dev/my-project/cloud-run-source-deploy/another"]' ]
   [[ $output == *"Left as they are:"*"Vertex AI too"*"cloud-run-source-deploy"* ]]
-  ! called 'artifacts repositories'
+  not called 'artifacts repositories'
 }
 
 @test "teardown survives whatever is gone already, and a project in which nothing ever was" {

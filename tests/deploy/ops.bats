@@ -75,7 +75,7 @@ setup() {
   no_secret_seen "$output"
   [ "$(state '.secrets["ai-proxy-api-keys"].versions | map(fromjson[0].id)')" = '["me","you"]' ]
   [ "$(state '.services["ai-proxy"].revisions | length')" -eq 2 ]
-  ! called 'run deploy'
+  not called 'run deploy'
   # Again, as after a failure between the two: the version is there, the revision is made.
   ops keys ../other.json
   [ "$(state '.secrets["ai-proxy-api-keys"].versions | length')" -eq 2 ]

@@ -84,6 +84,9 @@ forget_calls() { rm -f "$FAKE_GCLOUD/calls.jsonl"; }
 # called WORDS: whether a call began with these.
 called() { jq -r 'join(" ")' "$FAKE_GCLOUD/calls.jsonl" | grep -q "^$1"; }
 
+# not COMMAND...: a test does not end at a command that fails after a mere "!".
+not() { ! "$@"; }
+
 # What is the same after any number of runs.
 lasting() { jq -S 'del(.revisions) | .services |= map_values(del(.revisions))' "$FAKE_GCLOUD/state.json"; }
 # What a teardown brings back.
