@@ -1,7 +1,7 @@
 # `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test lint test-rust clients agents pi deploy deny shellcheck
+.PHONY: help dev release test lint test-rust clients agents pi image test-deploy deny shellcheck
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -12,7 +12,7 @@ dev: ## run the gateway in front of the embedded emulator
 release: ## build target/release/ai-proxy
 	cargo build --release --locked
 
-test: ## run everything below, with one line of counts at the end
+test: ## run everything below but the recipes, with one line of counts at the end
 	@tests/run
 
 lint: ## formatting, clippy and rustdoc, warnings denied
@@ -21,8 +21,8 @@ lint: ## formatting, clippy and rustdoc, warnings denied
 test-rust: ## the Rust tests
 	@tests/run rust
 
-clients: ## curl and the OpenAI SDKs for Python and Node against `ai-proxy dev`
-	@tests/run clients
+clients: ## curl, the OpenAI SDKs, and every recipe of docs/clients against `ai-proxy dev`
+	@tests/run clients recipes
 
 agents: ## the Agents SDK harness (examples 04-06 need a Docker engine)
 	@tests/run agents
@@ -30,7 +30,10 @@ agents: ## the Agents SDK harness (examples 04-06 need a Docker engine)
 pi: ## the pi sandbox (needs a Docker engine)
 	@tests/run pi
 
-deploy: ## test the deploy scripts (needs bats and jq) and the manifests
+image: ## build the container image and test it (needs a Docker engine)
+	@tests/run image
+
+test-deploy: ## test the deploy scripts (needs bats and jq) and the manifests
 	@tests/run deploy
 
 deny: ## licences, bans and sources of dependencies (needs cargo-deny)

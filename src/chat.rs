@@ -5,13 +5,32 @@ use crate::body::{self, Edit};
 use crate::error::ApiError;
 use crate::http1::{Exchange, Failure};
 use crate::relay;
-use crate::upstream::ChatRequest;
+use crate::signatures::Notes;
+use crate::upstream::{Answer, ChatRequest};
+use std::time::Duration;
 
 /// Takes one chat from the client to upstream and its answer back.
 ///
 /// # Errors
 /// The gateway's own error, or how the exchange broke off.
 pub async fn complete(app: &App, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
+    // In a box, so that what is only needed until the answer begins takes no memory while it streams.
+    let asked = Box::pin(ask(app, exchange)).await?;
+    relay::pass_on(app, exchange, asked).await
+}
+
+/// A question that upstream has begun to answer.
+pub struct Asked {
+    /// The answer.
+    pub answer: Answer,
+    /// What listens to it.
+    pub listener: Option<Notes>,
+    /// What the gateway itself took to understand the question.
+    pub parsing: Duration,
+}
+
+/// Reads the question, translates it and sends it up.
+async fn ask(app: &App, exchange: &mut Exchange<'_>) -> Result<Asked, Failure> {
     if exchange.head.values("content-encoding").any(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
         return Err(ApiError::ContentEncoding.into());
     }
@@ -26,27 +45,25 @@ pub async fn complete(app: &App, exchange: &mut Exchange<'_>) -> Result<(), Fail
         .ok_or_else(|| ApiError::ModelNotFound { aliases: app.models.names().to_owned(), status: 400 })?;
     exchange.record.alias = Some(model.alias.clone());
     let mut edits = vec![Edit { at: parsed.model_span, with: model.quoted_id.clone() }];
-    let mut tap = None;
+    let mut listener = None;
     if let Some(key) = exchange.record.key_id.clone().filter(|_| model.needs_signatures) {
         if let Some(messages) = parsed.messages {
             let (missing, restored) = app.signatures.restore(&body, messages, &key);
             edits.extend(missing);
             exchange.record.signatures = restored;
         }
-        tap = app.signatures.listener(&key);
+        listener = app.signatures.listener(&key);
     }
     let pieces = body::splice(&body, edits);
 
     let request = ChatRequest::new(model.location, &exchange.head, pieces, body);
     let parsing = exchange.record.elapsed() - body_read;
-    let forwarded = exchange.unless_interrupted(app.vertex.forward(request)).await?;
-    let answer = match forwarded {
-        Ok(answer) => answer,
+    match exchange.unless_interrupted(app.vertex.forward(request)).await? {
+        Ok(answer) => Ok(Asked { answer, listener, parsing }),
         Err(failure) => {
             exchange.record.upstream_status = failure.status;
             exchange.record.error = Some(failure.for_log());
-            return Err(failure.error.into());
+            Err(failure.error.into())
         }
-    };
-    relay::pass_on(app, exchange, answer, tap, parsing).await
+    }
 }

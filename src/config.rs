@@ -10,6 +10,7 @@ use http::uri::Authority;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -212,21 +213,40 @@ impl Reader<'_> {
         usize::try_from(number).ok()
     }
 
+    /// The keys, from a variable or from a file: a file can be a mounted secret, which fewer people can read.
     fn keys(&mut self) -> Option<Keys> {
-        const VARIABLE: &str = "API_KEYS_JSON";
-        let Some(json) = self.text(VARIABLE) else {
-            if !self.problems.iter().any(|problem| problem.variable == VARIABLE) {
-                self.problem(
-                    VARIABLE,
-                    "is required: a JSON array of {\"id\",\"key\",\"enabled\"}; 'ai-proxy keys new' prints an entry",
-                );
-            }
+        const JSON: &str = "API_KEYS_JSON";
+        const FILE: &str = "API_KEYS_FILE";
+        let before = self.problems.len();
+        let (json, file) = (self.text(JSON), self.text(FILE));
+        if self.problems.len() > before {
             return None;
+        }
+        let (variable, json) = match (json, file) {
+            (Some(json), None) => (JSON, json),
+            (None, Some(file)) => match fs::read_to_string(file) {
+                Ok(json) => (FILE, json),
+                Err(error) => {
+                    self.problem(FILE, format!("names a file that cannot be read: {}", error.kind()));
+                    return None;
+                }
+            },
+            (Some(_), Some(_)) => {
+                self.problem(FILE, "must not be set together with API_KEYS_JSON");
+                return None;
+            }
+            (None, None) => {
+                self.problem(
+                    JSON,
+                    "is required, or API_KEYS_FILE: a JSON array of {\"id\",\"key\",\"enabled\"}; 'ai-proxy keys new' prints an entry",
+                );
+                return None;
+            }
         };
         match Keys::parse(&json) {
             Ok(keys) => Some(keys),
             Err(messages) => {
-                messages.into_iter().for_each(|message| self.problem(VARIABLE, message));
+                messages.into_iter().for_each(|message| self.problem(variable, message));
                 None
             }
         }

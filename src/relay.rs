@@ -2,12 +2,12 @@
 
 use crate::App;
 use crate::access_log::Outcome;
+use crate::chat::Asked;
 use crate::error::ApiError;
 use crate::http1::{self, Exchange, Failure, Framing, Interruption};
 use crate::repair::{self, Repair};
 use crate::signatures::Notes;
 use crate::tap::{Form, Tap};
-use crate::upstream::Answer;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
@@ -33,16 +33,14 @@ const PASSED_FIELDS: [&str; 10] = [
     "x-vertex-ai-llm-shared-request-type",
 ];
 
-/// Passes an answer on. `parsing` is the time that the gateway spent before it forwarded the request.
+/// Passes an answer on.
 ///
 /// # Errors
 /// How the exchange broke off.
 pub async fn pass_on(
     app: &App,
     exchange: &mut Exchange<'_>,
-    answer: Answer,
-    listener: Option<Notes>,
-    parsing: Duration,
+    Asked { answer, listener, parsing }: Asked,
 ) -> Result<(), Failure> {
     let status = answer.parts.status;
     exchange.record.upstream_status = Some(status.as_u16());

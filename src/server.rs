@@ -1,8 +1,9 @@
 //! The accept loop, and how it stops.
 
 use crate::App;
-use crate::access_log::{Outcome, Record, RequestId};
-use crate::http1::{Connection, Exchange, Failure, Head, Next};
+use crate::access_log::{Record, RequestId};
+use crate::error::ApiError;
+use crate::http1::{Connection, Exchange, Head, Next};
 use crate::log::Severity;
 use crate::routes;
 use std::io;
@@ -85,10 +86,11 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: impl Future<O
             }
         }
     }
+    // Told first, so that whoever finds the port closed gets no answer any more that invites another request.
+    phase.send_replace(Phase::Draining);
     drop(listener);
     drop(alive);
     app.log.event(Severity::Info, "stopping: running requests may finish");
-    phase.send_replace(Phase::Draining);
     if tokio::time::timeout(app.shutdown_grace, all_gone.recv()).await.is_err() {
         phase.send_replace(Phase::Cutting);
         let _ = tokio::time::timeout(CUT_TIMEOUT, all_gone.recv()).await;
@@ -107,30 +109,31 @@ async fn carry(app: Arc<App>, stream: TcpStream, stop: Stop) {
     let mut connection = Connection::new(stream, stop);
     loop {
         let head = connection.next_head().await;
-        let record = || Record::start(app.log.clone(), app.project.clone(), RequestId::next(app.process));
-        let next = match head {
-            Ok(None) => return,
-            Ok(Some(head)) => {
-                let mut record = record();
-                record.note_head(&head);
-                let mut exchange = Exchange::new(&mut connection, head, record, &app.cors);
-                // In a box, so that a connection which waits for a request does not have the size of one in its
-                // largest state.
-                let result = Box::pin(routes::answer(&app, &mut exchange)).await;
-                exchange.finish(result).await
-            }
-            Err(error) => {
-                let mut record = record();
-                record.outcome = Some(Outcome::Rejected);
-                let exchange = Exchange::new(&mut connection, Head::unreadable(), record, &app.cors);
-                exchange.finish(Err(Failure::Refused(error))).await
-            }
-        };
-        match next {
-            Next::Request => {}
-            Next::Close => return connection.close().await,
+        if matches!(head, Ok(None)) {
+            return;
+        }
+        // In a box, so that a connection which waits for a request is small.
+        match Box::pin(exchange(&app, &mut connection, head)).await {
+            Next::RequestAfter(unread) if connection.discard(unread).await => {}
+            Next::RequestAfter(_) | Next::Close => return connection.close().await,
             Next::Drop => return,
             Next::Abort => return connection.abort(),
         }
     }
+}
+
+/// One request and its answer. Its log line is written when this ends.
+async fn exchange(app: &Arc<App>, connection: &mut Connection, head: Result<Option<Head>, ApiError>) -> Next {
+    let mut record = Record::start(app.log.clone(), app.project.clone(), RequestId::next(app.process));
+    let (head, unreadable) = match head {
+        Ok(head) => (head.unwrap_or_else(Head::unreadable), None),
+        Err(error) => (Head::unreadable(), Some(error)),
+    };
+    record.note_head(&head);
+    let mut exchange = Exchange::new(connection, head, record, &app.cors);
+    let result = match unreadable {
+        None => routes::answer(app, &mut exchange).await,
+        Some(error) => Err(error.into()),
+    };
+    exchange.finish(result).await
 }

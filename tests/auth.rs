@@ -80,6 +80,7 @@ fn every_refusal_is_the_same() {
         bare("POST", CHAT_PATH).body(""),
         bare("POST", CHAT_PATH).body(r#"{"model":"unknown"}"#),
         bare("POST", CHAT_PATH).header("content-encoding", "gzip").body(CHAT),
+        bare("POST", CHAT_PATH).header("expect", "tea").body(CHAT),
         bare("POST", &format!("{CHAT_PATH}?key={KEY}&api_key={KEY}")).body(CHAT),
         bare("GET", CHAT_PATH),
         bare("DELETE", CHAT_PATH),
@@ -103,7 +104,7 @@ fn every_refusal_is_the_same() {
         assert_eq!(comparable(&answer), expected, "{}", show(request.bytes()));
     }
     for credentials in bad_credentials() {
-        for request in [&requests[0], &requests[9]] {
+        for request in [&requests[0], &requests[10]] {
             let request = with(request.clone(), &credentials);
             let answer = gateway.request(&request);
             assert_eq!(comparable(&answer), expected, "{}", show(request.bytes()));

@@ -169,30 +169,95 @@ fn a_stream_that_is_reset_gets_an_error_event_and_no_end() {
     }
 }
 
+/// Ways in which HTTP/2 can reset a stream; none of them is its end, not even the one that names no error.
+const RESETS: [Reason; 3] = [Reason::INTERNAL_ERROR, Reason::NO_ERROR, Reason::CANCEL];
+
 #[test]
 fn an_http2_stream_that_is_reset_gets_an_error_event_and_no_end() {
-    let read: Arc<Vec<Gate>> = Arc::new(STARTS.iter().map(|_| Gate::new()).collect());
+    let read: Arc<Vec<Gate>> = Arc::new((0..RESETS.len() * STARTS.len()).map(|_| Gate::new()).collect());
     let gates = Arc::clone(&read);
     let upstream = H2Upstream::new(move |mut exchange| {
         let gate = gates[exchange.number].clone();
         async move {
             exchange.sse_head();
-            exchange.send(STARTS[exchange.number].1).await;
+            exchange.send(STARTS[exchange.number % STARTS.len()].1).await;
             // A reset overtakes what was not sent yet, so the client reads it first.
             gate.opened().await;
-            exchange.reset(Reason::INTERNAL_ERROR);
+            exchange.reset(RESETS[exchange.number / STARTS.len()]);
         }
     });
     let gateway = Gateway::before(&upstream).start();
-    for (number, (place, start)) in STARTS.into_iter().enumerate() {
+    for (number, gate) in read.iter().enumerate() {
+        let (place, start) = STARTS[number % STARTS.len()];
+        let what = format!("{:?}, {place}", RESETS[number / STARTS.len()]);
         let mut client = gateway.client();
         client.send(Request::chat(CHAT_STREAM).bytes());
         let mut answer = client.head();
         client.expect_body(start);
-        read[number].open();
+        gate.open();
         client.rest(&mut answer);
         answer.body.splice(..0, start.iter().copied());
-        assert_cut_stream(&answer, start, "upstream_broke", place);
+        assert_cut_stream(&answer, start, "upstream_broke", &what);
+        assert_eq!(gateway.log_of(&answer)["outcome"], "upstream_broke", "{what}");
+    }
+}
+
+#[test]
+fn an_http2_answer_that_is_reset_is_cut() {
+    const COUNTED: &[(&str, &str)] = &[("content-type", "application/json"), ("content-length", "100")];
+    let fields = [COUNTED, &COUNTED[..1]];
+    let read: Arc<Vec<Gate>> = Arc::new((0..RESETS.len() * fields.len()).map(|_| Gate::new()).collect());
+    let gates = Arc::clone(&read);
+    let upstream = H2Upstream::new(move |mut exchange| {
+        let gate = gates[exchange.number].clone();
+        async move {
+            exchange.head_with(200, fields[exchange.number % fields.len()]);
+            exchange.send("{\"a\":1").await;
+            gate.opened().await;
+            exchange.reset(RESETS[exchange.number / fields.len()]);
+        }
+    });
+    let gateway = Gateway::before(&upstream).start();
+    for (number, gate) in read.iter().enumerate() {
+        let what = format!("{:?}, {:?}", RESETS[number / fields.len()], fields[number % fields.len()]);
+        let mut client = gateway.client();
+        client.send(Request::chat(CHAT).bytes());
+        let mut answer = client.head();
+        assert_eq!(answer.header("content-length").is_some(), number % fields.len() == 0, "{}", answer.head);
+        client.expect_body("{\"a\":1");
+        gate.open();
+        // Neither an end nor a further byte: the connection is closed, not kept.
+        client.rest(&mut answer);
+        assert_bytes(&answer.body, "", &what);
+        assert_ne!(answer.end, End::Complete, "{what}");
+        let line = gateway.log_of(&answer);
+        assert_eq!((&line["outcome"], &line["severity"]), (&"upstream_broke".into(), &"WARNING".into()), "{what}");
+    }
+}
+
+/// A length that upstream announces and does not keep must not take the next answer with it.
+#[test]
+fn an_answer_of_another_length_than_announced_never_puts_the_connection_out_of_step() {
+    let announced = |length: &'static str| [("content-type", "application/json"), ("content-length", length)];
+    let upstream = H2Upstream::new(move |mut exchange| async move {
+        // Shorter, longer, and none at all.
+        let (length, body) = [("10", "{}"), ("1", "{}"), ("10", "")][exchange.number];
+        exchange.head_with(200, &announced(length));
+        exchange.send(body).await;
+        exchange.end();
+    });
+    let gateway = Gateway::before(&upstream).start();
+    for number in 0..3 {
+        let mut client = gateway.client();
+        client.send([Request::chat(CHAT).bytes(), Request::get("/health").bytes()].concat());
+        let answer = client.response();
+        if answer.status == 200 {
+            assert_ne!(answer.end, End::Complete, "case {number}: {}", show(&answer.body));
+            assert!(!show(&answer.body).contains("ok"), "the next answer is not part of this one");
+            assert_eq!(gateway.log_of(&answer)["outcome"], "upstream_broke", "case {number}");
+        } else {
+            answer.assert_error(502, "upstream_broke");
+        }
     }
 }
 
@@ -318,12 +383,15 @@ fn assert_failed(gateway: &Gateway, status: u16, code: &str, what: &str) {
 
 #[test]
 fn upstream_that_breaks_before_headers_is_a_502() {
-    let ways: [Way; 5] = [
+    let ways: [Way; 6] = [
         ("close", |exchange| exchange.close()),
         ("reset", |exchange| exchange.reset()),
         ("half a head", |exchange| {
             exchange.send("HTTP/1.1 200 OK\r\ncontent-ty");
             exchange.close();
+        }),
+        ("another protocol", |exchange| {
+            exchange.send("HTTP/1.1 101 Switching Protocols\r\nupgrade: canary\r\nconnection: upgrade\r\n\r\n");
         }),
         ("no HTTP", |exchange| {
             exchange.send("SSH-2.0-canary\r\n\r\n");

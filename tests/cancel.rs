@@ -276,6 +276,25 @@ fn a_hang_up_behind_a_pipelined_request_is_seen() {
     }
 }
 
+/// More than the gateway keeps of what is sent ahead does not hide the end behind it.
+#[test]
+fn a_hang_up_behind_a_flood_is_seen() {
+    let flood = Request::get("/health").bytes().repeat(5000);
+    assert!(flood.len() > 3 * 64 * 1024);
+    let upstream = Upstream::new(|_| {});
+    let gateway = Gateway::before(&upstream).start();
+    for (number, way) in WAYS.into_iter().enumerate() {
+        let mut client = gateway.client();
+        client.send(Request::chat(CHAT).bytes());
+        let connection = upstream.wait_request(number).connection;
+        client.send(&flood);
+        let _half = hang_up(client, way);
+        upstream.wait_left(connection);
+        let line = gateway.wait_for_access(number);
+        assert_eq!((&line["outcome"], &line["alias"]), (&"client_hung_up".into(), &"flash".into()), "{way:?}: {line}");
+    }
+}
+
 #[test]
 fn a_pipelined_request_is_no_hang_up() {
     let gate = Gate::new();

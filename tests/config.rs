@@ -27,8 +27,7 @@ fn complaints(output: &Output) -> BTreeSet<String> {
     assert_eq!(output.status.code(), Some(64), "stdout {} stderr {stderr}", show(&output.stdout));
     let lines = stderr.lines().map(|line| line.strip_prefix("ai-proxy: ").unwrap_or(line));
     let variables = lines.filter_map(|line| line.split_once(": ")).map(|(name, _)| name.to_owned());
-    let variables =
-        variables.filter(|name| name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
+    let variables = variables.filter(|name| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
     variables.collect()
 }
 
@@ -156,8 +155,15 @@ fn every_bad_value_is_found() {
                 r#"[{"id":"a","key":"sk_live_0123456789abcdef"},{"id":"b","key":"sk_live_0123456789abcdef"}]"#,
                 r#"[{"id":"a","key":"sk_live_0123456789abcdef"},{"id":"b","key":"sk_live_0123456789abcdef","enabled":false}]"#,
                 r#"[{"id":"a","key":"sk_live_0123456789abcdef"},]"#,
+                r#"[{"id":"a","id":"a","key":"sk_live_0123456789abcdef"}]"#,
+                r#"[{"id":"a","key":"sk_live_0123456789abcdef","key":"sk_live_0123456789abcdeg"}]"#,
+                r#"[{"id":"a","key":"sk_live_0123456789abcdef","enabled":false,"enabled":true}]"#,
+                r#"[{"id":"a","key":"sk_live_0123456789abcdef","k\u0065y":"sk_live_0123456789abcdef"}]"#,
             ],
         ),
+        ("GOOGLE_CLOUD_PROJECT", &["..", ".", "-", "a/..", "../a", ".a", "a.", "a-", "a b", "a?b", "a#b", "a%2fb"]),
+        ("MODEL_flash_ID", &["gemini"]),
+        ("SSL_CERT_FILE", &["/nonexistent/certificates.pem", "/", "/dev/null"]),
     ];
     let mut taken = Vec::new();
     for (variable, values) in cases {
@@ -232,6 +238,61 @@ fn one_alias_with_two_ids_is_a_problem() {
             "{complaints:?}"
         );
         assert!(!complaints.is_empty());
+    }
+}
+
+#[test]
+fn variables_that_differ_in_case_only_may_not_disagree() {
+    let ids = |one, two| check(&[("MODEL_FLASH_ID", one), ("MODEL_flash_ID", two)]);
+    assert_eq!(ids("google/one", "google/one").status.code(), Some(0));
+    for (one, two) in [("google/one", "google/two"), ("google/two", "google/one")] {
+        let complaints = complaints(&ids(one, two));
+        assert!(["MODEL_FLASH_ID", "MODEL_flash_ID"].iter().any(|name| complaints.contains(*name)), "{complaints:?}");
+        assert_eq!(complaints.len(), 1, "{complaints:?}");
+    }
+    // Either is a variable that the list may not contradict.
+    let json = ("MODEL_ALIASES_JSON", r#"{"x-y":"google/one"}"#);
+    for variable in ["MODEL_X_Y_ID", "MODEL_x_y_ID", "MODEL_X_y_ID"] {
+        assert_eq!(check(&[json, (variable, "google/one")]).status.code(), Some(0), "{variable}");
+        assert!(!complaints(&check(&[json, (variable, "google/two")])).is_empty(), "{variable}");
+    }
+}
+
+#[test]
+fn a_budget_that_holds_no_largest_body_is_a_problem() {
+    let budget = |budget, body| check(&[("BODY_BUDGET_BYTES", budget), ("MAX_BODY_BYTES", body)]);
+    for (small, body) in [("999", "1000"), ("0", "1"), ("33554431", "")] {
+        let complaints = complaints(&budget(small, body));
+        assert_eq!(complaints, BTreeSet::from(["BODY_BUDGET_BYTES".to_owned()]), "{small} for {body}");
+    }
+    for (enough, body) in [("1000", "1000"), ("33554432", ""), ("", "1000")] {
+        assert_eq!(budget(enough, body).status.code(), Some(0), "{enough} for {body}");
+    }
+}
+
+#[test]
+fn certificates_that_are_not_there_are_told() {
+    let keys = keys_json();
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let empty = directory.path().join("canary.pem");
+    std::fs::write(&empty, "no canary certificate\n").expect("a file can be written");
+    let empty = empty.to_str().expect("the path is text");
+    for file in ["/nonexistent/canary.pem", empty] {
+        for command in [&["check"][..], &["serve"], &[]] {
+            let environment = [
+                ("GOOGLE_CLOUD_PROJECT", "test-project"),
+                ("API_KEYS_JSON", keys.as_str()),
+                ("PORT", "0"),
+                ("HOST", "127.0.0.1"),
+                ("SSL_CERT_FILE", file),
+            ];
+            let output = run(command, &environment);
+            assert_eq!(complaints(&output), BTreeSet::from(["SSL_CERT_FILE".to_owned()]), "{command:?} {file}");
+            assert_bytes(&output.stdout, "", "stdout");
+            let stderr = text(&output.stderr);
+            assert_eq!(stderr.lines().count(), 1, "one plain line: {stderr}");
+            assert!(!stderr.contains("canary"), "the value is told: {stderr}");
+        }
     }
 }
 
@@ -447,4 +508,30 @@ fn the_environment_is_read_once_and_nothing_is_needed_beyond_it() {
 fn dev_refuses_a_foreign_metadata_server() {
     let output = run(&["dev"], &[("PORT", "0"), ("GCE_METADATA_HOST", "127.0.0.1:9")]);
     assert_eq!(complaints(&output), BTreeSet::from(["GCE_METADATA_HOST".to_owned()]));
+}
+
+#[test]
+fn keys_from_a_file() {
+    let upstream = Upstream::queued();
+    let keys = format!(r#"[{{"id":"filed","key":"{KEY}"}}]"#);
+    let gateway = Gateway::before(&upstream).without("API_KEYS_JSON").file("API_KEYS_FILE", &keys).start();
+    let answer = gateway.chat(CHAT);
+    assert_eq!(answer.status, 200);
+    assert_eq!(gateway.log_of(&answer)["key_id"], "filed");
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("keys.json");
+    std::fs::write(&file, r#"[{"id":"a","key":"canary"}]"#).expect("a file");
+    let file = file.to_str().expect("a UTF-8 path");
+    let missing = format!("{file}.missing");
+    for (environment, expected) in [
+        (vec![("API_KEYS_FILE", file)], "API_KEYS_FILE: entry 1: 'key' is shorter"),
+        (vec![("API_KEYS_FILE", &*missing)], "API_KEYS_FILE: names a file that cannot be read: entity not found"),
+        (vec![("API_KEYS_FILE", file), ("API_KEYS_JSON", &*keys)], "API_KEYS_FILE: must not be set together"),
+    ] {
+        let output = run(&["check"], &environment);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.starts_with(expected) && said.lines().count() == 1 && !said.contains("canary"), "{said}");
+    }
 }

@@ -1,13 +1,15 @@
 //! The Google bearer: fetched once for all, kept, renewed, waited for, and never guessed.
 mod support;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
 use support::{
-    CHAT, CHAT_UPSTREAM, Client, Gate, Gateway, H2Upstream, Metadata, Request, TokenAnswer, Upstream, assert_bytes,
-    show,
+    CHAT, CHAT_UPSTREAM, Client, Gate, Gateway, H2Upstream, Hold, Metadata, Request, TokenAnswer, Upstream,
+    assert_bytes, show,
 };
 
 const HOUR: TokenAnswer = TokenAnswer::Token { expires_in: 3599 };
@@ -141,6 +143,20 @@ fn failures_do_not_flood_the_metadata_server() {
     assert!(calls <= 2 * (seconds + 2), "{calls} calls in {seconds} s");
 }
 
+/// A fetch that hangs ends with its attempt, which takes ten seconds.
+#[test]
+fn a_metadata_server_that_never_answers_holds_few_connections() {
+    let metadata = Hold::start();
+    let upstream = Upstream::queued();
+    let gateway = Gateway::before(&upstream).env("GCE_METADATA_HOST", &metadata.address.to_string()).start();
+    metadata.wait_connections(1);
+    gateway.chat(CHAT).assert_error(503, "credentials_unavailable");
+    metadata.wait_connections(2);
+    metadata.wait_left();
+    assert_eq!(metadata.open(), metadata.connections() - 1, "the second attempt's only");
+    assert_eq!(upstream.connections(), 0);
+}
+
 #[test]
 fn a_failed_refresh_keeps_the_good_bearer() {
     // A life this short is renewed every ten seconds.
@@ -197,6 +213,42 @@ fn a_second_401_is_a_502_and_no_key_is_blamed() {
     assert_eq!((&line["status"], &line["upstream_status"]), (&502.into(), &401.into()));
 }
 
+/// An answer that will not be used holds no place while a bearer is waited for.
+#[test]
+fn a_401_is_let_go_before_the_new_bearer_comes() {
+    let metadata = Metadata::start();
+    let upstream = Upstream::queued();
+    let gateway = Gateway::before(&upstream).metadata(&metadata).start();
+    // One that ends, and one that would go on for ever.
+    for unfinished in [false, true] {
+        let number = upstream.requests().len();
+        upstream.then(move |exchange| {
+            if unfinished {
+                exchange
+                    .send("HTTP/1.1 401 No\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n");
+                exchange.chunk("[{");
+            } else {
+                exchange.answer("401 No", "content-type: application/json\r\nconnection: close\r\n", UNAUTHENTICATED);
+            }
+        });
+        let gate = Gate::new();
+        // The bearer that is held at the moment is still good.
+        let calls = metadata.seen().token_calls.max(1);
+        metadata.wait_token_calls(calls);
+        metadata.answer(TokenAnswer::Held(gate.clone()));
+        let mut client = gateway.client();
+        client.send(Request::chat(CHAT).bytes());
+        let refused = upstream.wait_request(number).connection;
+        metadata.wait_token_calls(calls + 1);
+        upstream.wait_left(refused);
+        metadata.answer(HOUR);
+        gate.open();
+        let answer = client.response();
+        assert_eq!(answer.status, 200, "{}", show(&answer.body));
+        assert_eq!(upstream.requests().len(), number + 2);
+    }
+}
+
 #[test]
 fn a_herd_that_meets_401_fetches_once() {
     let metadata = Metadata::start();
@@ -231,7 +283,7 @@ fn other_answers_are_not_tried_again() {
     }
 }
 
-/// A credentials file that is broken never lets the search go on to the metadata server.
+/// A credentials file that is broken, or not there, never lets the search go on to the metadata server.
 #[test]
 fn a_broken_file_never_falls_through() {
     let files = [
@@ -244,30 +296,121 @@ fn a_broken_file_never_falls_through() {
         r#"{"type":"authorized_user","client_id":"c"}"#,
         r#"{"type":"service_account","client_email":"a@b","private_key_id":"1","private_key":"canary","project_id":"p"}"#,
     ];
-    for file in files {
-        let metadata = Metadata::start();
-        let upstream = Upstream::queued();
-        let gateway =
-            Gateway::before(&upstream).metadata(&metadata).file("GOOGLE_APPLICATION_CREDENTIALS", file).start();
-        let answer = gateway.chat(CHAT);
+    // Each keeps a request waiting for as long as one waits for a bearer, so they are all tried together.
+    let tried: Vec<_> = files
+        .into_iter()
+        .map(Some)
+        .chain([None])
+        .map(|file| {
+            const VARIABLE: &str = "GOOGLE_APPLICATION_CREDENTIALS";
+            let metadata = Metadata::start();
+            let upstream = Upstream::queued();
+            let builder = Gateway::before(&upstream).metadata(&metadata);
+            let gateway = match file {
+                Some(content) => builder.file(VARIABLE, content),
+                None => builder.env(VARIABLE, "/nonexistent/credentials.json"),
+            }
+            .start();
+            let mut client = gateway.client();
+            client.send(Request::chat(CHAT).bytes());
+            (file, metadata, upstream, gateway, client)
+        })
+        .collect();
+    for (file, metadata, upstream, gateway, mut client) in tried {
+        let answer = client.response();
         answer.assert_error(503, "credentials_unavailable");
         assert!(!show(&answer.body).contains("canary"));
         assert_eq!(gateway.get("/readyz").status, 503);
-        assert_eq!(metadata.seen().token_calls, 0, "{file}");
-        assert_eq!(upstream.connections(), 0, "{file}");
+        assert_eq!(metadata.seen().token_calls, 0, "{file:?}");
+        assert_eq!(upstream.connections(), 0, "{file:?}");
     }
 }
 
+/// Waits for the line that says why there is no bearer, and checks that no line has a secret in it.
+#[track_caller]
+fn told_reason(gateway: &Gateway, what: &str) -> String {
+    let line = gateway.wait_for_log("why there is no bearer", |line| {
+        line["message"].as_str().is_some_and(|message| message.contains("credentials are not available"))
+    });
+    for line in gateway.lines() {
+        assert!(!line.to_lowercase().contains("canary"), "{what}: {line}");
+        assert!(!line.contains('?'), "a query, in {what}: {line}");
+    }
+    let message = line["message"].as_str().expect("a message");
+    let (_, reason) = message.split_once(": ").unwrap_or_else(|| panic!("{what}: no reason in {message}"));
+    reason.to_owned()
+}
+
+/// What Google's library says of a failure can quote what it read, so none of it is passed on.
 #[test]
-fn a_file_that_is_not_there_never_falls_through() {
-    let metadata = Metadata::start();
+fn a_failure_is_told_by_its_kind_and_without_secrets() {
+    let directory = tempfile::TempDir::new().expect("a temporary directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("the path is text").to_owned();
+    let (subject, program) = (path("subject"), path("program"));
+    std::fs::write(&subject, "canary-subject").expect("a file can be written");
+    std::fs::write(&program, "#!/bin/sh\necho 'ya29.canary no JSON'; echo canary >&2; exit \"$1\"\n")
+        .expect("a file can be written");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("it can be made a program");
+    let nowhere = "http://127.0.0.1:1/token?key=canary";
+    let user = |token_uri: &str| {
+        serde_json::json!({
+            "type": "authorized_user", "client_id": "canary", "client_secret": "canary", "refresh_token": "canary",
+            "token_uri": token_uri,
+        })
+    };
+    let external = |token_url: &str, source: Value| {
+        serde_json::json!({
+            "type": "external_account", "audience": "//iam.googleapis.com/canary", "token_url": token_url,
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt", "credential_source": source,
+        })
+    };
+    let from_file = serde_json::json!({"file": subject});
+    let from_url = serde_json::json!({"url": "http://127.0.0.1:1/subject?key=canary"});
+    let from_program =
+        |code: u8| serde_json::json!({"executable": {"command": format!("{program} {code}"), "timeout_millis": 5000}});
+    let service = |key: Value| {
+        serde_json::json!({"type": "service_account", "client_email": "canary", "private_key_id": "1",
+            "private_key": key, "project_id": "p"})
+    };
+    // With `None` the metadata server is asked; a URL `here` is its token endpoint.
+    const BARE: TokenAnswer = TokenAnswer::Error(200, "\"ya29.canary\"");
+    const REFUSED: TokenAnswer = TokenAnswer::Error(403, r#"{"error":"canary","error_description":"canary"}"#);
+    const SHAPE: TokenAnswer = TokenAnswer::Error(200, r#"{"access_token":["ya29.canary"],"expires_in":"canary"}"#);
+    type File<'a> = Box<dyn Fn(&str) -> Value + 'a>;
+    let cases: Vec<(&str, TokenAnswer, Option<File<'_>>, &str)> = vec![
+        ("metadata: a bare string", BARE, None, "refused"),
+        ("metadata: another shape", SHAPE, None, "refused"),
+        ("metadata: refused", REFUSED, None, "refused"),
+        ("user: a bare string", BARE, Some(Box::new(user)), "refused"),
+        ("user: another shape", SHAPE, Some(Box::new(user)), "refused"),
+        ("user: refused", REFUSED, Some(Box::new(user)), "403"),
+        ("user: nobody there", HOUR, Some(Box::new(|_| user(nowhere))), "connection refused"),
+        ("file: a bare string", BARE, Some(Box::new(|here| external(here, from_file.clone()))), "refused"),
+        ("file: refused", REFUSED, Some(Box::new(|here| external(here, from_file.clone()))), "403"),
+        ("file: nobody there", HOUR, Some(Box::new(|_| external(nowhere, from_file.clone()))), "connection refused"),
+        ("url: nobody there", HOUR, Some(Box::new(|here| external(here, from_url.clone()))), "connection refused"),
+        ("program: no JSON", HOUR, Some(Box::new(|here| external(here, from_program(0)))), "refused"),
+        ("program: failed", HOUR, Some(Box::new(|here| external(here, from_program(3)))), "temporary"),
+        ("a key of another shape", HOUR, Some(Box::new(|_| service(serde_json::json!({"canary": 1})))), "file"),
+        ("a key that is none", HOUR, Some(Box::new(|_| service("canary".into()))), "refused"),
+        ("a source of another shape", HOUR, Some(Box::new(|here| external(here, "canary".into()))), "file"),
+        ("an unknown type", HOUR, Some(Box::new(|_| serde_json::json!({"type": "canary"}))), "'type'"),
+        ("a bare string", HOUR, Some(Box::new(|_| "ya29.canary".into())), "file"),
+    ];
     let upstream = Upstream::queued();
-    let gateway = Gateway::before(&upstream)
-        .metadata(&metadata)
-        .env("GOOGLE_APPLICATION_CREDENTIALS", "/nonexistent/credentials.json")
-        .start();
-    gateway.chat(CHAT).assert_error(503, "credentials_unavailable");
-    assert_eq!(metadata.seen().token_calls, 0);
+    for (what, answer, file, kind) in cases {
+        let metadata = Metadata::answering(answer);
+        let mut builder = Gateway::before(&upstream).metadata(&metadata);
+        if let Some(file) = file {
+            let here = format!("{}?key=canary", metadata.oauth_uri());
+            builder = builder
+                .file("GOOGLE_APPLICATION_CREDENTIALS", &file(&here).to_string())
+                .env("GOOGLE_EXTERNAL_ACCOUNT_ALLOW_EXECUTABLES", "1");
+        }
+        let gateway = builder.start();
+        let reason = told_reason(&gateway, what);
+        assert!(reason.contains(kind), "{what}: {reason}");
+    }
 }
 
 fn authorized_user(metadata: &Metadata) -> String {
@@ -334,7 +477,7 @@ fn a_service_account_key_signs_its_own_bearer() {
     let bearer = bearer(&upstream, 0);
     let claims = bearer.strip_prefix("Bearer eyJ").and_then(|token| token.split('.').nth(1)).expect("a JWT");
     let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(claims).expect("base64url");
-    let claims: serde_json::Value = serde_json::from_slice(&claims).expect("JSON");
+    let claims: Value = serde_json::from_slice(&claims).expect("JSON");
     assert_eq!(claims["iss"], "robot@test-project.iam.gserviceaccount.com");
     assert_eq!(claims["scope"], "https://www.googleapis.com/auth/cloud-platform");
     assert_eq!(metadata.seen().token_calls, 0);

@@ -1,7 +1,9 @@
 //! HTTP/1.1 as the gateway takes it: strict where leniency would let a request be read in two ways.
 mod support;
 
-use support::{CHAT, CHAT_PATH, CHAT_STREAM, CHAT_UPSTREAM, End, Gateway, KEY, Request, Upstream, assert_bytes, show};
+use support::{
+    CHAT, CHAT_PATH, CHAT_STREAM, CHAT_UPSTREAM, End, Gate, Gateway, KEY, Request, Upstream, assert_bytes, show,
+};
 
 /// Sends raw bytes on a connection of their own and checks the refusal and that the connection ends.
 #[track_caller]
@@ -343,9 +345,14 @@ fn continue_is_said_once_when_the_body_is_wanted() {
 fn other_expectations_are_refused() {
     let upstream = Upstream::queued();
     let gateway = start(&upstream);
-    let mut client = gateway.client();
-    client.send(Request::chat(CHAT).header("expect", "200-ok").bytes());
-    client.response().assert_error(417, "expectation_failed");
+    for expectation in ["200-ok", "tea", "100-continue, tea"] {
+        let mut client = gateway.client();
+        client.send(Request::chat(CHAT).header("expect", expectation).bytes());
+        client.response().assert_error(417, "expectation_failed");
+    }
+    // The key comes first.
+    let answer = gateway.request(&Request::new("POST", CHAT_PATH).header("expect", "tea").body(CHAT));
+    answer.assert_error(401, "invalid_api_key");
     assert_eq!(upstream.connections(), 0);
 }
 
@@ -412,6 +419,11 @@ fn an_encoded_body_is_refused() {
         let answer = gateway.request(&Request::chat(CHAT).header("content-encoding", coding));
         answer.assert_error(415, "unsupported_content_encoding");
     }
+    for codings in [["identity", "gzip"], ["gzip", "identity"]] {
+        let request =
+            codings.iter().fold(Request::chat(CHAT), |request, coding| request.header("content-encoding", coding));
+        gateway.request(&request).assert_error(415, "unsupported_content_encoding");
+    }
     for coding in ["identity", "Identity"] {
         assert_eq!(gateway.request(&Request::chat(CHAT).header("content-encoding", coding)).status, 200);
     }
@@ -444,6 +456,89 @@ fn bodies_are_counted_against_the_budget() {
     drop(leaving);
     gateway.wait_for_log("the client that left", |line| line["outcome"] == "client_hung_up");
     assert_eq!(gateway.chat(&body).status, 200);
+}
+
+/// Small bodies are many: those that wait for upstream's headers are counted until then.
+#[test]
+fn small_bodies_are_counted_while_upstream_is_silent() {
+    let body = format!(r#"{{"model":"flash","a":"{}"}}"#, "x".repeat(10_000));
+    let (headers, end) = (Gate::new(), Gate::new());
+    let (to_headers, to_end) = (headers.clone(), end.clone());
+    let upstream = Upstream::new(move |exchange| {
+        to_headers.wait();
+        exchange.sse_head();
+        exchange.chunk("data: 1\n\n");
+        to_end.wait();
+        exchange.chunk("data: [DONE]\n\n");
+        exchange.last_chunk();
+    });
+    let budget = (body.len() * 3 + 5000).to_string();
+    let gateway = Gateway::before(&upstream).env("BODY_BUDGET_BYTES", &budget).env("MAX_BODY_BYTES", "20000").start();
+    let send = |body: &str| {
+        let mut client = gateway.client();
+        client.send(Request::chat(body).bytes());
+        client
+    };
+    let mut waiting: Vec<_> = (0..3)
+        .map(|number| {
+            let client = send(&body);
+            upstream.wait_request(number);
+            client
+        })
+        .collect();
+    for _ in 0..3 {
+        gateway.chat(&body).assert_error(503, "out_of_memory");
+    }
+    assert_eq!(upstream.requests().len(), 3);
+    // Upstream's headers give the bodies' room back, while the answers still run.
+    headers.open();
+    for client in &mut waiting {
+        assert_eq!(client.head().status, 200);
+        client.expect_body("data: 1\n\n");
+    }
+    let mut more: Vec<_> = (0..3).map(|_| send(&body)).collect();
+    for client in &mut more {
+        assert_eq!(client.head().status, 200);
+        client.expect_body("data: 1\n\n");
+    }
+    end.open();
+    for client in waiting.iter_mut().chain(&mut more) {
+        client.expect_body("data: [DONE]\n\n");
+        assert_eq!(client.piece(), Err(End::Complete));
+    }
+}
+
+#[test]
+fn empty_lines_between_requests_are_skipped() {
+    let upstream = Upstream::queued();
+    let gateway = start(&upstream);
+    let mut client = gateway.client();
+    for before in ["", "\r\n", "\r\n\r\n", &"\r\n".repeat(1000)] {
+        for request in [Request::get("/health"), Request::chat(CHAT)] {
+            client.send([before.as_bytes(), &request.bytes()].concat());
+            assert_eq!(client.response().status, 200, "after {} bytes", before.len());
+        }
+    }
+    // In pieces, each of which is read before the next is sent: the answer before it proves that.
+    let health = String::from_utf8(Request::get("/health").bytes()).expect("a request is text");
+    for (ahead, rest) in [("\r", "\n"), ("\r\n", ""), ("\r\n\r", "\n"), ("\r\n\r\nGET /hea", "")] {
+        client.send(format!("{health}{ahead}"));
+        assert_eq!(client.response().status, 200);
+        let next = if ahead.ends_with("GET /hea") { &health["GET /hea".len()..] } else { &health };
+        client.send(rest);
+        assert_eq!(gateway.get("/health").status, 200, "others are served meanwhile");
+        client.send(next);
+        assert_eq!(client.response().status, 200, "{} and {}", show(ahead), show(rest));
+    }
+    // Neither half of a line end is one, and a head that follows is no excuse.
+    for stray in ["\n", "\r", "\n\n", "\r\r", "\r\r\n", "\n\r\n", "\r\n\n", "\r\n\r"] {
+        assert_refused(&gateway, format!("{stray}{health}"), 400, "bad_request");
+        let mut client = gateway.client();
+        client.send(format!("{health}{stray}{health}"));
+        assert_eq!(client.response().status, 200);
+        client.response().assert_error(400, "bad_request");
+        client.assert_closed();
+    }
 }
 
 #[test]

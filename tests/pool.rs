@@ -1,10 +1,12 @@
 //! Connections to upstream: enough of them, few of them, and what was provably not processed is sent once more.
 mod support;
 
+use std::time::Instant;
+
 use h2::Reason;
 use support::{
-    CHAT, CHAT_STREAM, CHAT_UPSTREAM, Client, End, Gate, Gateway, H2Upstream, Request, Response, Treatment, Upstream,
-    Watched, assert_bytes,
+    CHAT, CHAT_STREAM, CHAT_UPSTREAM, Client, End, Gate, Gateway, H2Upstream, Hold, Request, Response, Treatment,
+    Upstream, Watched, assert_bytes, show,
 };
 
 const FIRST: &str = "data: {\"a\":1}\n\n";
@@ -299,6 +301,174 @@ fn a_goaway_lets_streams_finish_and_sends_others_elsewhere() {
     gate.open();
     assert_ends_well(old);
     news.into_iter().for_each(assert_ends_well);
+}
+
+/// `count` connections with room for one more stream each are all told to go away.
+#[track_caller]
+fn assert_goaways_do_no_harm(count: usize) {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = H2Upstream::with_treatment(
+        move |number| if number < count { Treatment::Limit(2) } else { Treatment::Serve },
+        move |mut exchange| {
+            let held = held.clone();
+            async move {
+                if exchange.number >= 2 * count {
+                    return exchange.json("{}").await;
+                }
+                exchange.sse_head();
+                exchange.send(FIRST).await;
+                if exchange.number % 2 == 0 {
+                    return exchange.until_cancelled().await;
+                }
+                held.opened().await;
+                exchange.send(DONE).await;
+                exchange.end();
+            }
+        },
+    );
+    let gateway = Gateway::before(&upstream).start();
+    // Two and two they fill the connections; then one of each two leaves.
+    let mut streams: Vec<_> = (0..2 * count).map(|_| Some(start_stream(&gateway))).collect();
+    for number in (0..2 * count).step_by(2) {
+        streams[number] = None;
+        assert_eq!(upstream.wait_cancelled(number), Reason::CANCEL);
+        gateway.wait_for_access(number / 2);
+    }
+    let open: Vec<usize> =
+        upstream.seen().requests.iter().skip(1).step_by(2).map(|request| request.connection).collect();
+    assert_eq!(open, (0..count).collect::<Vec<_>>(), "an open stream on each connection");
+    upstream.go_away_and_wait(count);
+    for number in 0..5 {
+        let answer = gateway.chat(CHAT);
+        assert_eq!(answer.status, 200, "request {number}: {}", show(&answer.body));
+    }
+    let seen = upstream.seen();
+    let news: Vec<usize> = seen.requests.iter().skip(2 * count).map(|request| request.connection).collect();
+    assert_eq!(news, [count; 5], "each once, on the fresh connection");
+    assert_eq!(seen.connections, count + 1);
+    gate.open();
+    streams.into_iter().flatten().for_each(assert_ends_well);
+}
+
+#[test]
+fn goaways_on_two_connections_do_no_harm() {
+    assert_goaways_do_no_harm(2);
+}
+
+#[test]
+fn goaways_on_five_connections_do_no_harm() {
+    assert_goaways_do_no_harm(5);
+}
+
+/// A GOAWAY that comes while the last stream that a connection has room for is about to leave: nothing of it was sent, so
+/// it goes elsewhere.
+#[test]
+fn a_last_stream_that_meets_a_goaway_is_taken_elsewhere() {
+    const ROUNDS: usize = 100;
+    let upstream = H2Upstream::with_treatment(
+        |_| Treatment::Limit(2),
+        |mut exchange| async move {
+            if exchange.request.body == CHAT_UPSTREAM {
+                return exchange.json("{}").await;
+            }
+            exchange.sse_head();
+            exchange.send(FIRST).await;
+            exchange.until_cancelled().await;
+        },
+    );
+    let gateway = Gateway::before(&upstream).start();
+    let mut client = gateway.client();
+    let mut broken = Vec::new();
+    for _ in 0..ROUNDS {
+        // A stream that runs keeps the connection open, and takes the other place.
+        let _stream = start_stream(&gateway);
+        upstream.go_away();
+        let answer = client.request(&Request::chat(CHAT));
+        if answer.status != 200 {
+            broken.push(gateway.log_of(&answer)["error"].to_string());
+        }
+    }
+    assert!(broken.is_empty(), "{} of {ROUNDS} failed: {broken:?}", broken.len());
+    assert_eq!(upstream.seen().requests.len(), 2 * ROUNDS, "each once");
+}
+
+#[test]
+fn settings_that_come_late_are_waited_for() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream =
+        H2Upstream::with_treatment(move |_| Treatment::HoldSettings(held.clone()), |exchange| exchange.json("{}"));
+    let gateway = Gateway::before(&upstream).start();
+    let mut clients: Vec<Client> = (0..20).map(|_| gateway.client()).collect();
+    clients.iter_mut().for_each(|client| client.send(Request::chat(CHAT).bytes()));
+    upstream.seen.wait("the gateway to speak first", |seen| (seen.held > 0).then_some(()));
+    // Many other requests are served meanwhile: the gateway is done with all that it can do without SETTINGS.
+    for _ in 0..100 {
+        assert_eq!(gateway.get("/health").status, 200);
+    }
+    assert_eq!(upstream.seen().requests.len(), 0, "nothing is sent before upstream has said how much it takes");
+    gate.open();
+    let began = Instant::now();
+    for client in &mut clients {
+        let answer = client.response();
+        assert_eq!(answer.status, 200, "{}", show(&answer.body));
+    }
+    let took = began.elapsed().as_secs_f64();
+    assert!(took < 4.0, "{took} s after SETTINGS came");
+    assert_eq!(upstream.seen().requests.len(), 20, "each once");
+}
+
+#[test]
+fn a_stock_server_is_understood() {
+    for _ in 0..5 {
+        let upstream = H2Upstream::with_treatment(|_| Treatment::Stock, |exchange| exchange.json("{}"));
+        let gateway = Gateway::before(&upstream).start();
+        let began = Instant::now();
+        for _ in 0..20 {
+            let answer = gateway.chat(CHAT);
+            assert_eq!(answer.status, 200, "{}", show(&answer.body));
+        }
+        let took = began.elapsed().as_secs_f64();
+        assert!(took < 4.0, "{took} s");
+        assert_eq!(upstream.seen().connections, 1);
+    }
+}
+
+/// An upstream that ends every connection before it can be used.
+#[track_caller]
+fn assert_dialled_seldom(what: &str, gateway: &Gateway, dials: impl Fn() -> usize) {
+    let answer = gateway.chat(CHAT);
+    assert_eq!(answer.status, 502, "{what}: {}", show(&answer.body));
+    let code = answer.code();
+    assert!(["upstream_unreachable", "upstream_broke"].contains(&code.as_str()), "{what}: {code}");
+    answer.assert_error(502, &code);
+    let at_answer = dials();
+    assert!((1..=4).contains(&at_answer), "{what}: {at_answer} dials for one request");
+    for _ in 0..100 {
+        assert_eq!(gateway.get("/health").status, 200);
+    }
+    assert!(dials() <= 4, "{what}: dialling goes on: {}", dials());
+}
+
+#[test]
+fn an_upstream_that_goes_away_at_once_is_not_dialled_for_ever() {
+    for (what, treatment) in
+        [("GOAWAY", (|_| Treatment::GoAway) as fn(usize) -> Treatment), ("close", |_| Treatment::Close)]
+    {
+        let upstream = H2Upstream::with_treatment(treatment, |exchange| exchange.json("not reached"));
+        let gateway = Gateway::before(&upstream).start();
+        assert_dialled_seldom(what, &gateway, || upstream.seen().connections);
+    }
+}
+
+#[test]
+fn an_upstream_that_closes_what_it_accepts_is_not_dialled_for_ever() {
+    for scheme in ["http", "https"] {
+        let upstream = Hold::closing();
+        let gateway = Gateway::before(&format!("{scheme}://{}", upstream.address).as_str()).start();
+        assert_dialled_seldom(scheme, &gateway, || upstream.connections());
+    }
 }
 
 #[test]

@@ -430,6 +430,20 @@ fn a_page_becomes_a_json_error() {
 }
 
 #[test]
+fn a_page_keeps_what_it_says_of_trying_again() {
+    const FIELDS: [(&str, &str); 3] = [("retry-after", "77"), ("retry-after-ms", "77000"), ("x-should-retry", "false")];
+    let lines: String = FIELDS.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let answer = relayed("openai", move |exchange| {
+        exchange.answer("503 No", &format!("content-type: text/html\r\n{lines}{STAYING}"), "<html>busy</html>");
+    });
+    assert_eq!((answer.status, answer.code().as_str()), (503, "upstream_html"));
+    for (name, value) in FIELDS {
+        assert_eq!(answer.header(name), Some(value), "{}", answer.head);
+    }
+    assert!(!answer.head.contains("canary"), "{}", answer.head);
+}
+
+#[test]
 fn a_page_with_200_passes() {
     let answer = relayed("openai", |exchange| exchange.answer("200 OK", "content-type: text/html\r\n", "<html>"));
     assert_eq!(answer.header("content-type"), Some("text/html"));
@@ -525,13 +539,24 @@ fn an_answer_without_a_body_keeps_the_connection_in_step() {
     let gateway = Gateway::before(&upstream).start();
     let mut client = gateway.client();
     for status in ["204 No Content", "304 Not Modified"] {
-        upstream.then(move |exchange| {
-            exchange.send(format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\n\r\n"));
-        });
-        let answer = client.request(&Request::chat(CHAT));
-        assert_eq!(answer.status.to_string(), status[..3]);
-        assert_eq!(client.request(&Request::get("/health")).json()["ok"], true, "after {status}");
+        for kind in ["application/json", "text/html"] {
+            upstream.then(move |exchange| {
+                exchange.send(format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\n\r\n"));
+            });
+            let answer = client.request(&Request::chat(CHAT));
+            assert_eq!(answer.status.to_string(), status[..3], "{kind}");
+            assert_eq!(client.request(&Request::get("/health")).json()["ok"], true, "after {status}, {kind}");
+            assert_eq!(gateway.log_of(&answer)["outcome"], "completed", "{status}, {kind}");
+        }
     }
+    // The length is that of a body which does not come.
+    upstream.then(|exchange| {
+        exchange.send("HTTP/1.1 304 Not Modified\r\ncontent-type: text/html\r\ncontent-length: 100\r\n\r\n");
+    });
+    let answer = client.request(&Request::chat(CHAT));
+    assert_eq!(answer.status, 304);
+    assert_eq!(client.request(&Request::get("/health")).json()["ok"], true, "after a length");
+    assert_eq!(gateway.log_of(&answer)["outcome"], "completed", "with a length");
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::{
-    CHAT, CHAT_STREAM, Client, End, Gate, Gateway, Metadata, Request, Response, Upstream, assert_bytes, show, sse,
+    CHAT, CHAT_PATH, CHAT_STREAM, Client, End, Gate, Gateway, Metadata, Request, Response, Upstream, assert_bytes,
+    show, sse,
 };
 
 const FIRST: &str = "data: {\"a\":1}\n\n";
@@ -80,6 +81,44 @@ fn an_idle_gateway_stops_at_once() {
     drop(silent);
 }
 
+/// Connections without a request, in every state in which they can be, are no reason to wait.
+#[test]
+fn connections_without_a_request_are_not_waited_for() {
+    let health = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
+    let refused = format!("POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\n");
+    let sent = [
+        ("a stray line end", format!("{health}\r\n")),
+        ("half a line end", format!("{health}\r")),
+        ("half a head", format!("{health}GET /hea")),
+        ("half a field", format!("{health}GET /health HTTP/1.1\r\nhost")),
+        ("the answer before the end", health.replace("host", "connection: close\r\nhost")),
+        ("a refused body that does not come", format!("{refused}content-length: 100\r\n\r\n")),
+        ("a refused body that comes in part", format!("{refused}content-length: 100\r\n\r\nxxx")),
+        ("a refused body in chunks", format!("{refused}transfer-encoding: chunked\r\n\r\n5\r\nxx")),
+        ("nothing but a line end", "\r\n".to_owned()),
+        ("nothing but half a head", "GET /hea".to_owned()),
+    ];
+    for (what, bytes) in sent {
+        let upstream = Upstream::queued();
+        let mut gateway = Gateway::before(&upstream).env("SHUTDOWN_GRACE_SECONDS", "60").start();
+        let mut client = gateway.client();
+        client.send(&bytes);
+        if bytes.contains("HTTP/1.1\r\n") {
+            // What was sent along with the answered request has been read with it.
+            let answer = client.response();
+            assert_eq!(answer.status, if bytes.starts_with("GET") { 200 } else { 401 }, "{what}");
+        } else {
+            assert_eq!(gateway.get("/health").status, 200);
+        }
+        let began = Instant::now();
+        gateway.signal("TERM");
+        assert_eq!(gateway.wait_exit().code(), Some(0), "{what}");
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(7), "{what}: {took:?}");
+        client.assert_closed();
+    }
+}
+
 #[test]
 fn a_stop_while_the_bearer_is_awaited_is_quick() {
     let metadata = Metadata::answering(support::TokenAnswer::Held(Gate::new()));
@@ -104,8 +143,11 @@ fn an_answer_while_stopping_closes_its_connection() {
     let mut client = gateway.client();
     client.send(Request::chat(CHAT).bytes());
     upstream.wait_request(0);
+    let mut idle = gateway.client();
+    assert_eq!(idle.request(&Request::get("/health")).status, 200);
     gateway.signal("TERM");
-    wait_closed_door(&gateway);
+    // That it takes no new connections is not yet a proof that the running ones know.
+    idle.assert_closed();
     gate.open();
     let answer = client.response();
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{}", answer.head);
@@ -217,7 +259,15 @@ fn a_body_that_is_being_sent_does_not_hold_the_stop_up() {
     client.send(Request::chat(CHAT).header("expect", "100-continue").head_bytes());
     assert_eq!(client.head().status, 100);
     client.send(&CHAT[..10]);
+    let began = Instant::now();
     gateway.signal("TERM");
+    let answer = client.response();
+    let took = began.elapsed();
+    answer.assert_error(503, "shutting_down");
+    assert!(answer.retry_after() >= 1);
+    client.assert_closed();
     assert_eq!(gateway.wait_exit().code(), Some(0));
+    assert!((Duration::from_millis(900)..Duration::from_secs(8)).contains(&took), "{took:?}");
+    assert_eq!(gateway.log_of(&answer)["outcome"], "cut_by_shutdown");
     assert_eq!(upstream.connections(), 0);
 }

@@ -60,7 +60,7 @@ fn prepare(environment: &mut Environment, emulator: SocketAddr) -> Result<Option
     environment.set("GCE_METADATA_HOST", emulator.to_string());
     environment.remove("GOOGLE_APPLICATION_CREDENTIALS");
     environment.set_default("HOST", "127.0.0.1");
-    if !environment.is_unset("API_KEYS_JSON") {
+    if !environment.is_unset("API_KEYS_JSON") || !environment.is_unset("API_KEYS_FILE") {
         return Ok(None);
     }
     let key = NewKey::generate().map_err(|_| "the system gives no random bytes")?;
@@ -75,7 +75,7 @@ fn banner(address: SocketAddr, key: Option<&NewKey>, aliases: &str) -> String {
         ip => ip,
     };
     let base = format!("http://{}", SocketAddr::new(host, address.port()));
-    let key = key.map_or("<a key from API_KEYS_JSON>", NewKey::reveal);
+    let key = key.map_or("<a key of yours>", NewKey::reveal);
     format!(
         "\
 ai-proxy {version}: gateway and emulated Vertex AI; nothing leaves this machine, nothing is billed

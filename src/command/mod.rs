@@ -123,6 +123,7 @@ Usage:
 Environment (defaults in brackets):
   PORT [8080]  HOST [0.0.0.0; dev: 127.0.0.1]
   API_KEYS_JSON                  [{\"id\":\"me\",\"key\":\"sk_live_...\",\"enabled\":true}]  (required)
+  API_KEYS_FILE                  a file with the same, instead
   GOOGLE_CLOUD_PROJECT           the project [the metadata server's]
   GOOGLE_CLOUD_LOCATION          global, us, eu or a region [global]
   GOOGLE_VERTEX_BASE_URL         another scheme and host than the location's

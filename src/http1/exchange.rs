@@ -400,49 +400,40 @@ impl<'c> Exchange<'c> {
         Ok(())
     }
 
-    /// Ends the exchange: answers with an error where there is one, writes the log line. Returns whether the
-    /// connection can carry another request.
-    pub async fn finish(mut self, result: Result<(), Failure>) -> Next {
+    async fn refuse(&mut self, error: &ApiError, outcome: Outcome) -> Result<(), Failure> {
+        let (_, code) = error.status_and_code();
+        self.record.error.get_or_insert_with(|| code.to_owned());
+        self.record.outcome = Some(outcome);
+        self.answer(Answer::from(error)).await
+    }
+
+    /// Ends the exchange: answers with an error where there is one. Dropping it then writes the log line.
+    pub async fn finish(&mut self, result: Result<(), Failure>) -> Next {
         let result = match result {
+            Err(Failure::Refused(error)) if !self.answer_begun => self.refuse(&error, Outcome::Rejected).await,
             Err(Failure::Interrupted(Interruption::Cut)) if !self.answer_begun => {
-                self.record.outcome = Some(Outcome::CutByShutdown);
-                Err(Failure::Refused(ApiError::ShuttingDown))
+                self.refuse(&ApiError::ShuttingDown, Outcome::CutByShutdown).await
             }
             result => result,
         };
-        let result = match result {
-            Err(Failure::Refused(error)) if !self.answer_begun => {
-                let (_, code) = error.status_and_code();
-                self.record.error.get_or_insert_with(|| code.to_owned());
-                self.record.outcome.get_or_insert(Outcome::Rejected);
-                self.answer(Answer::from(&error)).await
-            }
-            result => result,
-        };
-        let Self { connection, head, mut record, body, framing, keep_alive, .. } = self;
+        let outcome = &mut self.record.outcome;
         match result {
             Ok(()) => {
-                record.outcome.get_or_insert(Outcome::Completed);
-                drop(record);
+                outcome.get_or_insert(Outcome::Completed);
             }
             Err(failure) => {
-                match failure {
-                    Failure::Interrupted(Interruption::HungUp) => record.outcome = Some(Outcome::ClientHungUp),
-                    Failure::Interrupted(Interruption::Cut) => record.outcome = Some(Outcome::CutByShutdown),
-                    Failure::Broken | Failure::Refused(_) => {
-                        record.outcome.get_or_insert(Outcome::UpstreamBroke);
-                    }
-                }
-                return if framing == Framing::UntilClose { Next::Abort } else { Next::Drop };
+                *outcome = Some(match failure {
+                    Failure::Interrupted(Interruption::HungUp) => Outcome::ClientHungUp,
+                    Failure::Interrupted(Interruption::Cut) => Outcome::CutByShutdown,
+                    Failure::Broken | Failure::Refused(_) => Outcome::UpstreamBroke,
+                });
+                return if self.framing == Framing::UntilClose { Next::Abort } else { Next::Drop };
             }
         }
-        if !keep_alive {
-            return Next::Close;
-        }
-        match head.body {
-            BodyLength::Counted(length) if body == Body::Unread && !connection.discard(length).await => Next::Close,
-            _ if connection.is_in_order() => Next::Request,
-            _ => Next::Close,
+        match self.head.body {
+            _ if !self.keep_alive || !self.connection.is_in_order() => Next::Close,
+            BodyLength::Counted(length) if self.body == Body::Unread => Next::RequestAfter(length),
+            _ => Next::RequestAfter(0),
         }
     }
 }
@@ -450,8 +441,8 @@ impl<'c> Exchange<'c> {
 /// What becomes of the connection after an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// It carries the next request.
-    Request,
+    /// It carries the next request, behind so many bytes that nobody wants.
+    RequestAfter(u64),
     /// It ends in good order.
     Close,
     /// It ends in the middle of an answer, which its framing shows.

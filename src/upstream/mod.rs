@@ -22,6 +22,7 @@ use pool::{Lease, LeaseError, Pool};
 use rustls::ClientConfig;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
@@ -205,7 +206,8 @@ impl Vertex {
             Attempt::Failed(ForwardError::new(told, error))
         })?;
         let building = Instant::now();
-        let outgoing = endpoint.request(request, bearer, &lease);
+        let (body, begun) = request.body.over(&lease);
+        let outgoing = endpoint.request(request, body, bearer, lease.is_http2());
         let departure = Instant::now();
         let sent = timeout(self.timeout, lease.send(outgoing)).await;
         let waited = departure.elapsed();
@@ -219,7 +221,9 @@ impl Vertex {
                 Ok(Answer { parts, body, waited, overhead: departure - building, _lease: lease })
             }
             Ok(Err(mut failed)) => {
-                let unsent = failed.take_message().is_some();
+                // hyper may have parked it, and dropped it without handing it back. Without one byte of its body
+                // nobody can have processed it.
+                let unsent = failed.take_message().is_some() || !begun.load(Ordering::Relaxed);
                 let error = failed.into_error();
                 let cause = describe(&error);
                 Err(if unsent {
@@ -250,9 +254,8 @@ impl Endpoint {
         })
     }
 
-    fn request(&self, chat: &ChatRequest, bearer: &Bearer, lease: &Lease) -> Request<RequestBody> {
-        let is_http2 = lease.is_http2();
-        let mut request = Request::new(chat.body.clone().on(lease));
+    fn request(&self, chat: &ChatRequest, body: RequestBody, bearer: &Bearer, is_http2: bool) -> Request<RequestBody> {
+        let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         let headers = request.headers_mut();
         headers.reserve(12);

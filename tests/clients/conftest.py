@@ -12,6 +12,9 @@ from gateway import PATIENCE, Gateway
 # A request to the machine itself never goes through a proxy.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
 
+# These have packages of their own, and a run of their own.
+collect_ignore = ["recipes"]
+
 # The longest test streams for a few seconds.
 TEST_SECONDS = 120
 

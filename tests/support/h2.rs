@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, SendStream};
+use h2::{Ping, Reason, SendStream};
 use http::HeaderMap;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsAcceptor;
@@ -35,6 +35,14 @@ pub(crate) enum Treatment {
     ServeUnread,
     /// No more than this many streams at a time.
     Limit(u32),
+    /// Upstream's first word waits for the gate, long after the handshake; then the connection is served.
+    HoldSettings(Gate),
+    /// A server as the library has it, which names no limit of streams.
+    Stock,
+    /// SETTINGS and, before any request, a GOAWAY.
+    GoAway,
+    /// Closed as soon as the TLS handshake is done.
+    Close,
     /// TLS, but HTTP/1.1 only: every request gets `{}`.
     Http1,
 }
@@ -45,6 +53,8 @@ pub(crate) struct Seen {
     pub(crate) connections: usize,
     /// Connections that ended, from whichever side.
     pub(crate) ended: usize,
+    /// Connections on which the gateway began to speak while upstream's first word was held.
+    pub(crate) held: usize,
     pub(crate) requests: Vec<Recorded>,
     pub(crate) open: usize,
     pub(crate) most_open: usize,
@@ -52,6 +62,8 @@ pub(crate) struct Seen {
     pub(crate) cancelled: Vec<(usize, Reason)>,
     /// Requests that met a GOAWAY.
     pub(crate) refused: usize,
+    /// Connections on which the gateway has certainly read that it should go away.
+    pub(crate) told: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -138,6 +150,13 @@ impl H2Upstream {
         self.goaway.send_replace(Some(Reason::NO_ERROR));
     }
 
+    /// As [`Self::go_away`], and waits until the gateway has read it on `count` connections.
+    #[track_caller]
+    pub(crate) fn go_away_and_wait(&self, count: usize) {
+        self.go_away();
+        self.seen.wait("the gateway to read a GOAWAY", |seen| (seen.told >= count).then_some(()));
+    }
+
     /// Breaks every connection with a GOAWAY that counts all its streams as processed.
     pub(crate) fn break_connections(&self) {
         self.goaway.send_replace(Some(Reason::INTERNAL_ERROR));
@@ -209,35 +228,64 @@ async fn treat(
     if let Treatment::HoldHandshake(gate) = &treatment {
         gate.opened().await;
     }
-    let Ok(stream) = acceptor.accept(stream).await else { return };
+    let Ok(mut stream) = acceptor.accept(stream).await else { return };
     match treatment {
         Treatment::Serve | Treatment::HoldHandshake(_) => {
-            serve(stream, number, (STREAM_LIMIT, true), script, seen, goaways).await;
+            serve(stream, number, (Some(STREAM_LIMIT), true), script, seen, goaways).await;
         }
-        Treatment::ServeUnread => serve(stream, number, (STREAM_LIMIT, false), script, seen, goaways).await,
-        Treatment::Limit(limit) => serve(stream, number, (limit, true), script, seen, goaways).await,
-        Treatment::RefuseAll => refuse(stream, seen).await,
+        Treatment::HoldSettings(gate) => {
+            let (mut incoming, outgoing) = tokio::io::split(stream);
+            let mut preface = vec![0; PREFACE.len()];
+            if incoming.read_exact(&mut preface).await.is_err() {
+                return;
+            }
+            seen.change(|seen| seen.held += 1);
+            gate.opened().await;
+            let stream = tokio::io::join(std::io::Cursor::new(preface).chain(incoming), outgoing);
+            serve(stream, number, (Some(STREAM_LIMIT), true), script, seen, goaways).await;
+        }
+        Treatment::ServeUnread => serve(stream, number, (Some(STREAM_LIMIT), false), script, seen, goaways).await,
+        Treatment::Limit(limit) => serve(stream, number, (Some(limit), true), script, seen, goaways).await,
+        Treatment::Stock => serve(stream, number, (None, true), script, seen, goaways).await,
+        Treatment::RefuseAll => refuse(stream, seen, false).await,
+        Treatment::GoAway => refuse(stream, seen, true).await,
+        Treatment::Close => {
+            let _ = stream.shutdown().await; // the gateway may have gone first
+        }
         Treatment::Http1 => serve_http1(stream, number, seen).await,
     }
 }
 
 async fn serve(
-    stream: TlsStream<TcpStream>,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     number: usize,
-    (limit, read): (u32, bool),
+    (limit, read): (Option<u32>, bool),
     script: &Arc<Script>,
     seen: &Watched<Seen>,
     mut goaways: tokio::sync::watch::Receiver<Option<Reason>>,
 ) {
     let mut builder = h2::server::Builder::new();
-    builder.max_concurrent_streams(limit).initial_window_size(1 << 20).initial_connection_window_size(1 << 24);
+    if let Some(limit) = limit {
+        builder.max_concurrent_streams(limit).initial_window_size(1 << 20).initial_connection_window_size(1 << 24);
+    }
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
     loop {
         let accepted = tokio::select! {
             accepted = connection.accept() => accepted,
             Ok(()) = goaways.changed() => {
                 match goaways.borrow().unwrap_or(Reason::NO_ERROR) {
-                    Reason::NO_ERROR => connection.graceful_shutdown(),
+                    Reason::NO_ERROR => {
+                        connection.graceful_shutdown();
+                        if let Some(mut ping) = connection.ping_pong() {
+                            let seen = seen.clone();
+                            tokio::spawn(async move {
+                                // What follows the GOAWAY and is answered proves that it was read.
+                                if ping.ping(Ping::opaque()).await.is_ok() {
+                                    seen.change(|seen| seen.told += 1);
+                                }
+                            });
+                        }
+                    }
                     reason => connection.abrupt_shutdown(reason),
                 }
                 continue;
@@ -271,17 +319,25 @@ async fn serve(
     }
 }
 
-/// Speaks just enough of HTTP/2 to say that it processed nothing.
-async fn refuse(mut stream: TlsStream<TcpStream>, seen: &Watched<Seen>) {
+/// What a client begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Speaks just enough of HTTP/2 to say that it processed nothing: `at_once`, or when the first request has come.
+async fn refuse(mut stream: TlsStream<TcpStream>, seen: &Watched<Seen>, at_once: bool) {
     const SETTINGS: u8 = 4;
     const HEADERS: u8 = 1;
     const ACK: u8 = 1;
-    let mut preface = [0; 24];
+    /// GOAWAY, last stream 0, NO_ERROR.
+    const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut preface = vec![0; PREFACE.len()];
     if stream.read_exact(&mut preface).await.is_err() {
         return;
     }
-    assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert_eq!(preface, PREFACE);
     let mut out = vec![0, 0, 0, SETTINGS, 0, 0, 0, 0, 0];
+    if at_once {
+        out.extend_from_slice(&GOAWAY);
+    }
     loop {
         if stream.write_all(&out).await.is_err() || stream.flush().await.is_err() {
             return;
@@ -300,8 +356,7 @@ async fn refuse(mut stream: TlsStream<TcpStream>, seen: &Watched<Seen>) {
             SETTINGS if head[4] & ACK == 0 => out = vec![0, 0, 0, SETTINGS, ACK, 0, 0, 0, 0],
             HEADERS => {
                 seen.change(|seen| seen.refused += 1);
-                // GOAWAY, last stream 0, NO_ERROR.
-                out = vec![0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+                out = GOAWAY.to_vec();
             }
             _ => {}
         }
@@ -356,7 +411,13 @@ pub(crate) struct H2Exchange {
 impl H2Exchange {
     /// Response headers; says whether the stream still took them.
     pub(crate) fn head(&mut self, status: u16, content_type: &str) -> bool {
-        let head = http::Response::builder().status(status).header("content-type", content_type).body(());
+        self.head_with(status, &[("content-type", content_type)])
+    }
+
+    /// As [`Self::head`], with these fields.
+    pub(crate) fn head_with(&mut self, status: u16, fields: &[(&str, &str)]) -> bool {
+        let head = http::Response::builder().status(status);
+        let head = fields.iter().fold(head, |head, (name, value)| head.header(*name, *value)).body(());
         match self.respond.send_response(head.expect("a good head"), false) {
             Ok(stream) => {
                 self.stream = Some(stream);

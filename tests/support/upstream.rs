@@ -306,7 +306,7 @@ impl Exchange<'_> {
     }
 }
 
-/// A listener that accepts connections and never says a word.
+/// A listener that accepts connections and never says a word; it may close them at once.
 pub(crate) struct Hold {
     pub(crate) address: SocketAddr,
     seen: Watched<Seen>,
@@ -320,7 +320,17 @@ impl Target for Hold {
 }
 
 impl Hold {
+    /// Keeps its connections open.
     pub(crate) fn start() -> Self {
+        Self::listen(false)
+    }
+
+    /// Closes its connections as soon as they are accepted.
+    pub(crate) fn closing() -> Self {
+        Self::listen(true)
+    }
+
+    fn listen(closing: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("a bound address");
         let seen: Watched<Seen> = Watched::default();
@@ -336,6 +346,9 @@ impl Hold {
                     seen.connections.push(None);
                     seen.connections.len() - 1
                 });
+                if closing {
+                    continue;
+                }
                 let seen = seen.clone();
                 std::thread::spawn(move || {
                     let mut sink = Vec::new();
@@ -349,7 +362,23 @@ impl Hold {
 
     #[track_caller]
     pub(crate) fn wait_connection(&self) {
-        self.seen.wait("the gateway to connect", |seen| (!seen.connections.is_empty()).then_some(()));
+        self.wait_connections(1);
+    }
+
+    /// Waits until there were `n` connections in all.
+    #[track_caller]
+    pub(crate) fn wait_connections(&self, n: usize) {
+        self.seen.wait("the gateway to connect", |seen| (seen.connections.len() >= n).then_some(()));
+    }
+
+    /// All connections so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.seen.read(|seen| seen.connections.len())
+    }
+
+    /// Connections that the gateway has not left.
+    pub(crate) fn open(&self) -> usize {
+        self.seen.read(|seen| seen.connections.iter().filter(|left| left.is_none()).count())
     }
 
     #[track_caller]

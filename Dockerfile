@@ -1,0 +1,56 @@
+# The gateway and nothing else: `docker build .` here, or `gcloud run deploy --source=.`, which runs just that. Plain
+# Dockerfile instructions only, so that every builder takes it.
+FROM rust:1.95-slim-bookworm AS build
+
+# jemalloc is built with make; C compiler, linker and certificates are there.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends make \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /build
+
+# The dependencies, in a layer that stays until one of them changes: they are built for a program that is empty, which
+# is then forgotten.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src \
+    && touch src/lib.rs \
+    && echo 'fn main() {}' >src/main.rs \
+    && cargo build --release --locked \
+    && cargo clean --release --locked --package ai-proxy \
+    && rm -r src
+
+COPY src src
+RUN cargo build --release --locked
+
+# The rest of the image: glibc, which resolves names by itself (its dns and files services are part of it), the
+# certificates that upstream's is verified against, and for scanners and readers what these are and their licences.
+RUN mkdir -p /root-fs/etc/ssl/certs /root-fs/var/lib/dpkg/status.d \
+    && ldd target/release/ai-proxy | grep -o '/[^ ]*' | xargs cp --parents --dereference --target-directory=/root-fs \
+    && cp /etc/ssl/certs/ca-certificates.crt /root-fs/etc/ssl/certs/ \
+    && cp --dereference /etc/os-release /root-fs/etc/ \
+    && echo 'hosts: files dns' >/root-fs/etc/nsswitch.conf \
+    && echo 'nonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin' >/root-fs/etc/passwd \
+    && echo 'nonroot:x:65532:' >/root-fs/etc/group \
+    && for package in libc6 libgcc-s1 ca-certificates; do \
+         dpkg-query --status "$package" >"/root-fs/var/lib/dpkg/status.d/$package" \
+         && mkdir -p "/root-fs/usr/share/doc/$package" \
+         && cp "/usr/share/doc/$package/copyright" "/root-fs/usr/share/doc/$package/" \
+         || exit 1; \
+       done
+
+FROM scratch
+COPY --from=build /root-fs /
+COPY --from=build /build/target/release/ai-proxy /ai-proxy
+
+# `--build-arg REVISION=$(git rev-parse HEAD)` says which commit it is.
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ai-proxy" \
+      org.opencontainers.image.description="OpenAI-style clients on Gemini in your own Google Cloud project: one stateless gateway with keys that you issue" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+# By number, so that an orchestrator can tell that this is not root.
+USER 65532:65532
+# Where it listens unless PORT says otherwise.
+EXPOSE 8080
+ENTRYPOINT ["/ai-proxy"]
