@@ -45,10 +45,13 @@ async fn ask(app: &App, exchange: &mut Exchange<'_>) -> Result<Asked, Failure> {
         .ok_or_else(|| ApiError::ModelNotFound { aliases: app.models.names().to_owned(), status: 400 })?;
     exchange.record.alias = Some(model.alias.clone());
     let mut edits = vec![Edit { at: parsed.model_span, with: model.quoted_id.clone() }];
-    let mut listener = None;
+    let (mut listener, mut added_bytes) = (None, None);
     if let Some(key) = exchange.record.key_id.clone().filter(|_| model.needs_signatures) {
         if let Some(messages) = parsed.messages {
             let (missing, restored) = app.signatures.restore(&body, messages, &key);
+            // They make the body larger than it came, and are held as long.
+            let added = missing.iter().map(|edit| edit.with.len()).sum();
+            added_bytes = Some(app.budget.reserve(added).ok_or(ApiError::OutOfMemory)?);
             edits.extend(missing);
             exchange.record.signatures = restored;
         }
@@ -56,7 +59,7 @@ async fn ask(app: &App, exchange: &mut Exchange<'_>) -> Result<Asked, Failure> {
     }
     let pieces = body::splice(&body, edits);
 
-    let request = ChatRequest::new(model.location, &exchange.head, pieces, body);
+    let request = ChatRequest::new(model.location, &exchange.head, pieces, (body, added_bytes));
     let parsing = exchange.record.elapsed() - body_read;
     match exchange.unless_interrupted(app.vertex.forward(request)).await? {
         Ok(answer) => Ok(Asked { answer, listener, parsing }),

@@ -152,6 +152,12 @@ impl Environment {
         self.0.remove(name);
     }
 
+    /// The value of a variable that is set and valid.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.as_deref().filter(|value| !value.is_empty())
+    }
+
     /// Whether a variable is missing or empty.
     #[must_use]
     pub fn is_unset(&self, name: &str) -> bool {

@@ -144,10 +144,11 @@ impl Credentials {
         Self(shared)
     }
 
-    /// Whether a bearer has been fetched.
+    /// Whether there is a bearer that nobody has found to be no good.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.0.current.borrow().is_some()
+        let rejected = *self.0.rejected.borrow();
+        self.0.current.borrow().as_ref().is_some_and(|current| current.number > rejected)
     }
 
     /// The bearer; waits a few seconds if there is none.
@@ -314,7 +315,7 @@ impl Reason {
         let (kind, advice) = if error.is_transient() {
             ("temporary", "it is tried again")
         } else {
-            ("refused", "check the credentials and 'roles/aiplatform.user'; it is tried again")
+            ("refused", "check the credentials; it is tried again")
         };
         Self::Fetch { kind, detail, advice }
     }

@@ -10,7 +10,7 @@ use crate::signatures::Notes;
 use crate::tap::{Form, Tap};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use http_body::Body;
 use hyper::body::Incoming;
 use std::fmt::Write;
@@ -85,7 +85,8 @@ pub async fn pass_on(
     let framing = framing_of(exchange, status.as_u16(), headers, repair.removed_bytes);
     exchange.end_of_head(framing);
 
-    let readable = status.is_success() && !headers.contains_key(CONTENT_ENCODING);
+    let is_encoded = headers.contains_key(CONTENT_ENCODING);
+    let readable = status.is_success() && !is_encoded;
     let form = if is_sse { Form::Stream } else { Form::Json(length_of(headers)) };
     let mut tap = listener.filter(|_| readable).map(|listener| Tap::new(listener, form));
     let mut tail = Tail::default();
@@ -96,7 +97,7 @@ pub async fn pass_on(
     match copied {
         Ok(()) => {
             exchange.end().await?;
-            if is_sse && status.is_success() && !tail.ends_with_done() {
+            if is_sse && readable && !tail.ends_with_done() {
                 exchange.record.outcome = Some(Outcome::EndedWithoutDone);
             }
             Ok(())
@@ -104,12 +105,12 @@ pub async fn pass_on(
         Err(Break::Upstream(cause)) => {
             let (_, code) = ApiError::UpstreamBroke.status_and_code();
             exchange.record.error = Some(format!("{code}: {cause}"));
-            append_error(exchange, is_sse, framing, &tail, &ApiError::UpstreamBroke).await?;
+            append_error(exchange, is_sse && !is_encoded, framing, &tail, &ApiError::UpstreamBroke).await?;
             Err(Failure::Broken)
         }
         Err(Break::Client(interruption)) => {
             if interruption == Interruption::Cut {
-                append_error(exchange, is_sse, framing, &tail, &ApiError::ShuttingDown).await?;
+                append_error(exchange, is_sse && !is_encoded, framing, &tail, &ApiError::ShuttingDown).await?;
             }
             Err(interruption.into())
         }
@@ -239,7 +240,9 @@ fn framing_of(exchange: &mut Exchange<'_>, status: u16, headers: &HeaderMap, rem
     if matches!(status, 204 | 304) {
         return Framing::Empty;
     }
-    match length_of(headers) {
+    // Where both stand, hyper reads chunks, and so has to the client.
+    let length = length_of(headers).filter(|_| !headers.contains_key(TRANSFER_ENCODING));
+    match length {
         Some(length) => {
             exchange.length_field(length.saturating_sub(removed_bytes));
             Framing::Counted

@@ -9,7 +9,7 @@ use crate::http1::{Exchange, Interruption};
 use crate::relay::{Source, media_type_is};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::RETRY_AFTER;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::future::poll_fn;
@@ -53,7 +53,10 @@ pub(crate) async fn examine(
         return Ok(Repair { replacement: Some(ApiError::UpstreamHtml(status)), ..Repair::default() });
     }
     let wants_retry_after = matches!(status, 429 | 503) && !headers.contains_key(RETRY_AFTER);
-    if !media_type_is(headers, b"application/json") || headers.contains_key(http::header::CONTENT_ENCODING) {
+    let is_json = !headers.contains_key(CONTENT_TYPE)
+        || media_type_is(headers, b"application/json")
+        || media_type_is(headers, b"text/json");
+    if !is_json || headers.contains_key(http::header::CONTENT_ENCODING) {
         return Ok(Repair::none());
     }
     let mut start = BytesMut::new();

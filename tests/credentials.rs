@@ -482,3 +482,26 @@ fn a_service_account_key_signs_its_own_bearer() {
     assert_eq!(claims["scope"], "https://www.googleapis.com/auth/cloud-platform");
     assert_eq!(metadata.seen().token_calls, 0);
 }
+
+#[test]
+fn a_bearer_that_is_no_good_and_cannot_be_replaced_is_not_ready() {
+    let metadata = Metadata::start();
+    let upstream = Upstream::queued();
+    upstream.then(|exchange| exchange.answer("401 Unauthorized", "", "{}"));
+    let gateway = Gateway::before(&upstream).metadata(&metadata).start();
+    metadata.wait_token_calls(1);
+    metadata.answer(TokenAnswer::Error(404, "gone"));
+    gateway.chat(CHAT).assert_error(503, "credentials_unavailable");
+    assert_eq!(gateway.get("/readyz").status, 503);
+}
+
+#[test]
+fn a_web_proxy_never_sees_the_metadata_server() {
+    let upstream = Upstream::queued();
+    // A proxy that is not there: whoever asked it would get nothing.
+    let proxy = "http://127.0.0.1:9";
+    for variable in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        let gateway = Gateway::before(&upstream).env(variable, proxy).env("NO_PROXY", "example.com").start();
+        assert_eq!(gateway.chat(CHAT).status, 200, "{variable}");
+    }
+}

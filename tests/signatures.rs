@@ -128,3 +128,20 @@ fn large_histories_are_spliced_without_loss() {
     gateway.chat(long(request("pro-preview", BARE)));
     assert_bytes(&upstream.wait_request(1).body, long(sent(&with_signature(SIGNATURE))), "a long request");
 }
+
+#[test]
+fn what_is_put_in_is_bounded_and_counted() {
+    let long = CALL_ANSWER.replace(SIGNATURE, &"S".repeat(60_000));
+    let upstream = upstream(move |exchange| exchange.json(&long));
+    let gateway = Gateway::before(&upstream).env("MAX_BODY_BYTES", "500000").env("BODY_BUDGET_BYTES", "500000").start();
+    gateway.chat(request("pro-preview", "5"));
+    let step = r#"{"role":"assistant","tool_calls":[{"id":"call-1"}]}"#;
+    let turn = |steps: usize| {
+        let steps = vec![step; steps].join(",");
+        format!(r#"{{"model":"pro-preview","messages":[{steps}]}}"#)
+    };
+    gateway.chat(turn(9)).assert_error(503, "out_of_memory");
+    assert_eq!(gateway.chat(turn(2)).status, 200);
+    let answer = gateway.chat(turn(1000));
+    assert_eq!((answer.status, told(&answer)), (200, None), "no turn of an agent has a thousand steps");
+}

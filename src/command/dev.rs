@@ -1,7 +1,7 @@
 //! `ai-proxy dev`: the gateway in front of the emulator, in one process, with nothing to set up.
 
 use super::serve::{serve, start_runtime};
-use super::{fail, refuse_configuration, say};
+use super::{fail, proxy, refuse_configuration, say};
 use crate::config::{Config, CredentialsSource, Environment, Problem};
 use crate::emulator;
 use crate::keys::NewKey;
@@ -18,6 +18,9 @@ const PACE: Duration = Duration::from_millis(25);
 /// Runs gateway and emulator until told to stop.
 pub(super) fn run() -> ExitCode {
     let mut environment = Environment::of_process();
+    if let Err(error) = proxy::bypass(&environment) {
+        return fail(&format!("cannot start again with NO_PROXY: {error}"));
+    }
     if !environment.is_unset("GCE_METADATA_HOST") {
         let message = "must not be set for 'dev', which brings a metadata server of its own";
         return refuse_configuration(&[Problem { variable: "GCE_METADATA_HOST".into(), message: message.into() }]);

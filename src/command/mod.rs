@@ -3,6 +3,7 @@
 mod check;
 mod dev;
 mod keys;
+mod proxy;
 mod serve;
 
 use crate::config::Problem;
@@ -60,7 +61,10 @@ impl Command {
             ["keys", "new"] => Ok(Self::NewKey { id: "my-laptop".to_owned() }),
             ["keys", "new", id] => Ok(Self::NewKey { id: id.to_owned() }),
             ["keys", ..] => Err("the only command for keys is 'keys new [ID]'".into()),
-            [word, ..] => Err(format!("unknown or superfluous argument after '{word}'; see 'ai-proxy --help'").into()),
+            ["serve" | "dev" | "check" | "help", word, ..] => {
+                Err(format!("'{word}' is one argument too many; see 'ai-proxy --help'").into())
+            }
+            [word, ..] => Err(format!("there is no command '{word}'; see 'ai-proxy --help'").into()),
         }
     }
 

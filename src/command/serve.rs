@@ -1,6 +1,6 @@
 //! `ai-proxy serve`, and what `dev` shares with it.
 
-use super::{EXIT_CONFIG, fail, refuse_certificates, refuse_configuration};
+use super::{EXIT_CONFIG, fail, proxy, refuse_certificates, refuse_configuration};
 use crate::App;
 use crate::config::{Config, Environment, Problem};
 use crate::log::{Log, Severity};
@@ -21,7 +21,11 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(500);
 
 /// Runs the gateway until it is told to stop.
 pub(super) fn run() -> ExitCode {
-    let config = match Config::parse(&Environment::of_process()) {
+    let environment = Environment::of_process();
+    if let Err(error) = proxy::bypass(&environment) {
+        return fail(&format!("cannot start again with NO_PROXY: {error}"));
+    }
+    let config = match Config::parse(&environment) {
         Ok(config) => config,
         Err(problems) => return refuse_configuration(&problems),
     };

@@ -287,7 +287,10 @@ impl<'c> Exchange<'c> {
         self.field("x-request-id", id.as_str().as_bytes());
         if let Some(origin) = self.allowed_origin.clone() {
             self.field("access-control-allow-origin", &origin);
-            self.field("access-control-expose-headers", b"x-request-id, server-timing, retry-after");
+            self.field(
+                "access-control-expose-headers",
+                b"x-request-id, server-timing, retry-after, x-ai-proxy-thought-signatures",
+            );
         }
         if self.any_origin_matters {
             self.field("vary", b"Origin");

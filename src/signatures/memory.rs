@@ -36,22 +36,19 @@ struct OfKey {
 impl Memory {
     /// Remembers a call's signature for a key.
     pub(super) fn put(&self, key: &Arc<str>, call: &str, signature: &str, now: Instant) {
-        if call.len() > MAX_ID_BYTES || signature.len() > MAX_SIGNATURE_BYTES {
+        if call.is_empty() || call.len() > MAX_ID_BYTES || signature.len() > MAX_SIGNATURE_BYTES {
             return;
         }
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.forget_expired(now);
         let of_key = inner.by_key.entry(key.clone()).or_default();
-        // The same call again, as some fragments repeat it: what was first is kept.
-        if of_key.signatures.contains_key(call) {
-            return;
-        }
+        // An id that comes again stands for another call from now on.
+        let mut removed = of_key.forget(call);
         let call: Arc<str> = call.into();
         let size = ENTRY_BYTES + call.len() + signature.len();
         of_key.signatures.insert(call.clone(), signature.into());
         of_key.order.push_back((now, call));
         of_key.bytes += size;
-        let mut removed = 0;
         while of_key.bytes > MAX_BYTES_OF_KEY {
             removed += of_key.forget_oldest();
         }
@@ -92,7 +89,16 @@ impl Inner {
 }
 
 impl OfKey {
-    /// Forgets one entry and tells its size.
+    /// Forgets a call, if it is known, and tells its size.
+    fn forget(&mut self, call: &str) -> usize {
+        let Some(signature) = self.signatures.remove(call) else { return 0 };
+        self.order.retain(|(_, known)| **known != *call);
+        let size = ENTRY_BYTES + call.len() + signature.len();
+        self.bytes -= size;
+        size
+    }
+
+    /// Forgets the oldest entry and tells its size.
     fn forget_oldest(&mut self) -> usize {
         let Some((_, call)) = self.order.pop_front() else { return 0 };
         let signature = self.signatures.remove(&call).map_or(0, |signature| signature.len());
@@ -116,6 +122,20 @@ mod tests {
         assert_eq!(memory.get("two", "call-1", now), None);
         assert_eq!(memory.get("one", "call-2", now), None);
         assert_eq!(memory.get("", "call-1", now), None);
+    }
+
+    #[test]
+    fn an_id_that_comes_again_has_its_newest_signature() {
+        let (memory, now) = (Memory::default(), Instant::now());
+        for signature in ["one", "two", "two"] {
+            memory.put(&"k".into(), "call_0", signature, now);
+        }
+        memory.put(&"k".into(), "", "nobody's", now);
+        assert_eq!(memory.get("k", "call_0", now).as_deref(), Some("two"));
+        assert_eq!(memory.get("k", "", now), None);
+        let inner = memory.0.lock().unwrap();
+        assert_eq!(inner.bytes, ENTRY_BYTES + "call_0".len() + "two".len());
+        assert_eq!(inner.by_key["k"].order.len(), 1);
     }
 
     #[test]

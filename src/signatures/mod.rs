@@ -92,7 +92,11 @@ impl Signatures {
     /// Something that notes the signatures of an answer for a key, unless none are kept.
     #[must_use]
     pub fn listener(&self, key: &Arc<str>) -> Option<Notes> {
-        (self.policy == Policy::Keep).then(|| Notes { memory: self.memory.clone(), key: key.clone(), last_call: None })
+        (self.policy == Policy::Keep).then(|| Notes {
+            memory: self.memory.clone(),
+            key: key.clone(),
+            calls: Vec::new(),
+        })
     }
 }
 
@@ -105,9 +109,12 @@ fn json_string(text: &str) -> String {
 pub struct Notes {
     memory: Arc<Memory>,
     key: Arc<str>,
-    /// The call under way, for fragments that do not name it.
-    last_call: Option<String>,
+    /// The calls under way by choice and index, for fragments that do not name theirs.
+    calls: Vec<((u64, u64), String)>,
 }
+
+/// Calls of one answer that are followed; no model makes as many.
+const MAX_CALLS: usize = 256;
 
 impl Listener for Notes {
     fn hear(&mut self, json: &[u8]) {
@@ -115,17 +122,38 @@ impl Listener for Notes {
             return;
         }
         let Ok(answer) = serde_json::from_slice::<Answer<'_>>(json) else { return };
-        let messages = answer.choices.into_iter().flat_map(|choice| [choice.delta, choice.message]).flatten();
-        for call in messages.filter_map(|message| message.tool_calls).flatten() {
-            if let Some(id) = &call.id {
-                self.last_call = Some(id.clone().into_owned());
-            }
-            let signature = call.extra_content.and_then(|extra| extra.google?.thought_signature);
-            if let (Some(call), Some(signature)) = (&self.last_call, signature.filter(|text| !text.is_empty())) {
-                self.memory.put(&self.key, call, &signature, Instant::now());
+        for choice in answer.choices {
+            let messages = [choice.delta, choice.message].into_iter().flatten();
+            let calls = messages.filter_map(|message| message.tool_calls).flatten();
+            for (position, call) in calls.enumerate() {
+                self.note(
+                    (number(choice.index), call.index.map_or(position as u64, |index| number(Some(index)))),
+                    call,
+                );
             }
         }
     }
+}
+
+impl Notes {
+    fn note(&mut self, place: (u64, u64), call: Call<'_>) {
+        if let Some(id) = call.id {
+            self.calls.retain(|(known, _)| *known != place);
+            if self.calls.len() < MAX_CALLS {
+                self.calls.push((place, id.into_owned()));
+            }
+        }
+        let signature = call.extra_content.and_then(|extra| extra.google?.thought_signature);
+        let id = self.calls.iter().find(|(known, _)| *known == place).map(|(_, id)| id);
+        if let (Some(id), Some(signature)) = (id, signature.filter(|text| !text.is_empty())) {
+            self.memory.put(&self.key, id, &signature, Instant::now());
+        }
+    }
+}
+
+/// An index; what is none counts as the first.
+fn number(raw: Option<&RawValue>) -> u64 {
+    raw.and_then(|raw| raw.get().parse().ok()).unwrap_or(0)
 }
 
 /// As much of an answer, or of a piece of one, as matters here.
@@ -137,6 +165,8 @@ struct Answer<'a> {
 
 #[derive(Deserialize)]
 struct Choice<'a> {
+    #[serde(borrow, default)]
+    index: Option<&'a RawValue>,
     #[serde(borrow, default)]
     delta: Option<Message<'a>>,
     #[serde(borrow, default)]
@@ -151,6 +181,8 @@ struct Message<'a> {
 
 #[derive(Deserialize)]
 struct Call<'a> {
+    #[serde(borrow, default)]
+    index: Option<&'a RawValue>,
     #[serde(borrow, default)]
     id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
@@ -214,6 +246,9 @@ mod tests {
             r#"{"choices":[{"delta":{"tool_calls":[{"id":"c1","index":0}]}}]}"#,
             r#"{"choices":[{"delta":{"tool_calls":[{"extra_content":{"google":{"thought_signature":"S1"}}}]}}]}"#,
             r#"{"choices":[{"message":{"tool_calls":[{"id":"c2","extra_content":{"google":{"thought_signature":"S2"}}},{"id":"c3"}]}}]}"#,
+            r#"{"choices":[{"index":1,"delta":{"tool_calls":[{"id":"y1","index":0},{"id":"y2","index":1}]}}]}"#,
+            r#"{"choices":[{"index":0,"delta":{"tool_calls":[{"id":"x1","index":0}]}}]}"#,
+            r#"{"choices":[{"index":1,"delta":{"tool_calls":[{"index":0,"extra_content":{"google":{"thought_signature":"SY"}}}]}}]}"#,
             r#"{"choices":5,"tool_calls":1}"#,
             "tool_calls",
         ] {
@@ -223,6 +258,9 @@ mod tests {
         assert_eq!(signatures.memory.get("k", "c1", now).as_deref(), Some("S1"));
         assert_eq!(signatures.memory.get("k", "c2", now).as_deref(), Some("S2"));
         assert_eq!(signatures.memory.get("k", "c3", now), None);
+        assert_eq!(signatures.memory.get("k", "y1", now).as_deref(), Some("SY"));
+        assert_eq!(signatures.memory.get("k", "y2", now), None);
+        assert_eq!(signatures.memory.get("k", "x1", now), None);
     }
 
     proptest! {

@@ -34,7 +34,11 @@ struct Object<'a> {
     raw: &'a RawValue,
 }
 
-/// All places in the messages, by their offsets in `body`.
+/// A turn has a few dozen steps; a request with more than this many places is no turn of an agent, and what it lacks is
+/// left to upstream: otherwise a small request could grow without bound.
+const MAX_PLACES: usize = 256;
+
+/// All places in the messages, by their offsets in `body`; none where there are more than any real turn has.
 pub(super) fn find<'a>(body: &'a [u8], messages: &'a RawValue) -> Vec<Place<'a>> {
     // Most requests have no calls: nothing is parsed for them.
     if memchr::memmem::find(messages.get().as_bytes(), b"tool_calls").is_none()
@@ -52,6 +56,9 @@ pub(super) fn find<'a>(body: &'a [u8], messages: &'a RawValue) -> Vec<Place<'a>>
         let calls = message.tool_calls.and_then(|calls| serde_json::from_str::<Vec<&RawValue>>(calls.get()).ok());
         if let Some(first) = calls.and_then(|calls| calls.first().copied()) {
             places.extend(place_in(body, first));
+        }
+        if places.len() > MAX_PLACES {
+            return Vec::new();
         }
     }
     places.reverse();
@@ -204,6 +211,16 @@ mod tests {
         let places = find(messages.as_bytes(), raw);
         let calls: Vec<_> = places.iter().map(|place| place.call.as_deref()).collect();
         assert_eq!(calls, [Some("ab"), None]);
+    }
+
+    #[test]
+    fn what_is_no_turn_is_left_alone() {
+        let step = r#"{"role":"assistant","tool_calls":[{}]},"#;
+        for (steps, found) in [(MAX_PLACES, MAX_PLACES), (MAX_PLACES + 1, 0)] {
+            let messages = format!("[{}{{\"role\":\"tool\"}}]", step.repeat(steps));
+            let raw: &RawValue = serde_json::from_str(&messages).unwrap();
+            assert_eq!(find(messages.as_bytes(), raw).len(), found);
+        }
     }
 
     proptest! {

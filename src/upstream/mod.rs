@@ -6,6 +6,7 @@ mod pool;
 
 pub use connect::{NoCertificates, tls_config};
 
+use crate::budget::Reservation;
 use crate::config::{BaseUrl, Config};
 use crate::credentials::{Bearer, Credentials};
 use crate::error::ApiError;
@@ -57,14 +58,15 @@ pub struct ChatRequest {
     location: usize,
     fields: Vec<(HeaderName, HeaderValue)>,
     body: RequestBody,
-    /// The client's body, whose place in the memory budget stays taken as long as its pieces or a copy are held.
-    _original: Bytes,
+    /// The client's body and what was added to it, whose place in the memory budget stays taken as long as pieces or a
+    /// copy are held.
+    _original: (Bytes, Option<Reservation>),
 }
 
 impl ChatRequest {
     /// Takes from the client's head what may go up.
     #[must_use]
-    pub fn new(location: usize, head: &Head, pieces: Vec<Bytes>, original: Bytes) -> Self {
+    pub fn new(location: usize, head: &Head, pieces: Vec<Bytes>, original: (Bytes, Option<Reservation>)) -> Self {
         let fields = PASSED_FIELDS.iter().filter_map(|name| {
             let value = HeaderValue::from_maybe_shared(head.shared_value(name.as_str())?).ok()?;
             Some((name.clone(), value))

@@ -82,10 +82,16 @@ def test_defaults_of_the_example():
     assert commented_out == {name: defaults[name] for name in commented_out}
 
 
-def test_example_is_a_valid_configuration():
-    commands = 'set -a; . ./.env.example; set +a; "$PROGRAM" check'
+def test_example_is_valid_but_for_its_key():
+    """Nobody shall run with a key that everybody can read."""
+    example = 'set -a; . ./.env.example; set +a; {} "$PROGRAM" check'
     environment = {"PATH": os.environ["PATH"], "PROGRAM": str(PROGRAM)}
-    subprocess.run(["bash", "-euc", commands], cwd=ROOT, env=environment, check=True)
+    as_it_is = ["bash", "-euc", example.format("")]
+    refused = subprocess.run(as_it_is, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert refused.returncode == 64
+    assert re.fullmatch(r"API_KEYS_JSON: entry 1: 'key' is shorter .*\n", refused.stderr)
+    keys = """API_KEYS_JSON='[{"id":"me","key":"sk_live_0123456789abcdef"}]'"""
+    subprocess.run(["bash", "-euc", example.format(keys)], cwd=ROOT, env=environment, check=True)
 
 
 def test_error_codes():
