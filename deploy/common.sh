@@ -214,29 +214,34 @@ start() {
   settle
 }
 
-# check_keys FILE: the form that the gateway wants, as far as it matters here. Says nothing of what is in it.
+# check_keys FILE NAME: the form that the gateway wants, as far as it matters here. Says nothing of what is in it.
 check_keys() {
+  local name=$2
   [ -r "$1" ] || die "cannot read the keys file $1"
   jq -e 'type == "array" and any(.[]; .enabled != false)
     and all(.[]; type == "object" and (.id | type == "string") and (.key | type == "string" and length >= 20))' \
     "$1" >/dev/null 2>&1 ||
-    die "$1 is not a list of keys, [{\"id\":\"me\",\"key\":\"sk_live_...\",\"enabled\":true}], with one enabled at least"
-  ! jq -r '.[].key' "$1" | grep -q replace_me || die "$1 has a key of an example in it"
+    die "$name is not a list of keys, [{\"id\":\"me\",\"key\":\"sk_live_...\",\"enabled\":true}], with one enabled at least"
+  ! jq -r '.[].key' "$1" | grep -q replace_me || die "$name has a key of an example in it"
 }
 
 # choose_keys_file: the keys from --keys or .env, in keys_file; empty where neither has any.
 choose_keys_file() {
+  local in_env_file
   keys_file=${keys:-$(from_env_file API_KEYS_FILE)}
-  if [ -z "$keys_file" ] && [ -n "$(from_env_file API_KEYS_JSON)" ]; then
+  in_env_file=$(from_env_file API_KEYS_JSON)
+  # As .env.example has it, which is as good as none.
+  case $in_env_file in *'"sk_live_..."'*) in_env_file='' ;; esac
+  if [ -z "$keys_file" ] && [ -n "$in_env_file" ]; then
     keys_file=$work/api-keys.json
-    from_env_file API_KEYS_JSON >"$keys_file"
-    check_keys "$keys_file"
+    printf '%s\n' "$in_env_file" >"$keys_file"
+    check_keys "$keys_file" 'API_KEYS_JSON in .env'
     return
   fi
   if [ -z "$keys_file" ] && [ -f api-keys.json ]; then
     keys_file=api-keys.json
   fi
-  [ -z "$keys_file" ] || check_keys "$keys_file"
+  [ -z "$keys_file" ] || check_keys "$keys_file" "$keys_file"
 }
 
 # store_version: makes keys_file the newest version of the secret, unless it is that already.

@@ -155,6 +155,14 @@ END
   [ "$(state '.secrets["ai-proxy-api-keys"].versions | length')" -eq 1 ]
 }
 
+@test "a copy of .env.example has no keys in it, so it makes one" {
+  cp "$REPOSITORY/.env.example" .env
+  run ./deploy.sh --project my-project --wait 0
+  echo "$output"
+  [[ $output == *"made a first key"* ]]
+  [ -f api-keys.json ]
+}
+
 @test "from another clone the stored keys stay" {
   deploy
   run ./deploy.sh --project my-project
