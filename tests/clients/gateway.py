@@ -43,7 +43,8 @@ class Gateway:
         self._log = []
         self._ended = False
         self._news = threading.Condition()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         try:
             self.wait_for_log(lambda line: line["message"].startswith("listening"))
             found = re.search(r"export AI_API_BASE='(.+?)' API_KEY='(.+?)'", self.banner)
@@ -72,6 +73,11 @@ class Gateway:
         with self._news:
             return len(self._log)
 
+    def log_lines(self, after=0):
+        """The lines so far."""
+        with self._news:
+            return self._log[after:]
+
     def wait_for_log(self, fits, after=0):
         """The first line that fits, as soon as there is one."""
 
@@ -89,6 +95,8 @@ class Gateway:
         return self.wait_for_log(lambda line: line.get("request_id") == request_id)["outcome"]
 
     def stop(self):
-        """Ends it, and tells its exit code."""
+        """Ends it, waits for its last line, and tells its exit code."""
         self.process.stdin.close()
-        return self.process.wait(PATIENCE)
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
