@@ -505,7 +505,7 @@ impl Config {
 }
 
 /// How a variable would spell an alias: `gemini-2.5-pro` is `GEMINI_2_5_PRO`.
-fn variable_spelling(alias: &str) -> String {
+pub(crate) fn variable_spelling(alias: &str) -> String {
     let spelled = alias.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
     spelled.collect()
 }
@@ -535,6 +535,13 @@ pub(crate) fn parse_project(text: &str) -> Option<String> {
     let ends =
         text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.ends_with(|c: char| c.is_ascii_alphanumeric());
     (shape && ends && text.len() <= 128).then(|| text.to_owned())
+}
+
+/// Whether a text is a service account's address, and so can be shown and pasted.
+pub(crate) fn is_address(text: &str) -> bool {
+    text.len() <= 254
+        && text.contains('@')
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"@.-_".contains(&byte))
 }
 
 fn parse_base_url(text: &str) -> Option<BaseUrl> {

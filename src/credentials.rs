@@ -210,6 +210,15 @@ impl Credentials {
     }
 }
 
+/// Fetches one bearer and throws it away.
+///
+/// # Errors
+/// Why there is none, in words that hold no secret.
+pub async fn try_once(source: &CredentialsSource, metadata_host: &str) -> Result<(), String> {
+    let fetched = timeout(FETCH_TIMEOUT, generation(source, &format!("http://{metadata_host}"), 1)).await;
+    fetched.unwrap_or(Err(Reason::TimedOut)).map(drop).map_err(|reason| reason.to_string())
+}
+
 /// The keeper: makes a generation, waits until it is no good, makes the next.
 async fn keep(shared: Arc<Shared>, source: CredentialsSource, metadata_url: String, log: Log) {
     let mut rejected = shared.rejected.subscribe();

@@ -1,6 +1,6 @@
-//! The one question that the gateway itself asks the metadata server: which project it runs in.
+//! What the gateway itself asks the metadata server: which project it runs in, and for `check` as whom.
 
-use crate::config::parse_project;
+use crate::config::{is_address, parse_project};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -11,29 +11,36 @@ use tokio::time::timeout;
 
 /// On Google Cloud it answers in milliseconds; elsewhere the name does not resolve.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// A project id is short, in bytes.
+/// What it says of these is short, in bytes.
 const MAX_ANSWER_BYTES: usize = 1024;
 
 /// The project that the metadata server names, if there is one.
 pub(crate) async fn project(host: &str) -> Option<String> {
-    timeout(TIMEOUT, ask(host)).await.ok()?
+    ask(host, "/computeMetadata/v1/project/project-id").await.as_deref().and_then(parse_project)
 }
 
-async fn ask(host: &str) -> Option<String> {
+/// The address of the machine's service account, if there is one.
+pub(crate) async fn service_account(host: &str) -> Option<String> {
+    let address = ask(host, "/computeMetadata/v1/instance/service-accounts/default/email").await?;
+    is_address(&address).then_some(address)
+}
+
+async fn ask(host: &str, path: &str) -> Option<String> {
+    timeout(TIMEOUT, fetch(host, path)).await.ok()?
+}
+
+async fn fetch(host: &str, path: &str) -> Option<String> {
     let has_port = host.parse::<http::uri::Authority>().ok()?.port().is_some();
     let address = if has_port { host.to_owned() } else { format!("{host}:80") };
     let stream = TcpStream::connect(address).await.ok()?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     let task = tokio::spawn(connection);
-    let request = Request::get("/computeMetadata/v1/project/project-id")
-        .header("host", host)
-        .header("metadata-flavor", "Google")
-        .body(Empty::<Bytes>::new())
-        .ok()?;
+    let request =
+        Request::get(path).header("host", host).header("metadata-flavor", "Google").body(Empty::<Bytes>::new()).ok()?;
     let response = sender.send_request(request).await.ok()?;
     let status = response.status();
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await.ok()?.to_bytes();
     task.abort();
     let text = std::str::from_utf8(&body).ok()?.trim();
-    parse_project(text).filter(|_| status.is_success())
+    status.is_success().then(|| text.to_owned())
 }

@@ -23,8 +23,8 @@ pub enum Command {
     Serve,
     /// Run the gateway in front of the emulator.
     Dev,
-    /// Judge the configuration.
-    Check,
+    /// Judge the configuration, and with `--live` what Google says.
+    Check(check::Options),
     /// Make a key for an owner.
     NewKey {
         /// The id of the entry.
@@ -44,19 +44,25 @@ impl Command {
     pub fn parse(mut words: lexopt::Parser) -> Result<Self, lexopt::Error> {
         use lexopt::prelude::{Long, Short, Value};
         let mut values = Vec::new();
+        let mut check = check::Options::default();
         while let Some(word) = words.next()? {
             match word {
                 Long("help") | Short('h') => return Ok(Self::Help),
                 Long("version") | Short('V') => return Ok(Self::Version),
+                Long("live") => check.live = true,
+                Long("json") => check.json = true,
                 Value(value) => values.push(value.into_string().map_err(|_| "arguments must be UTF-8")?),
                 other => return Err(other.unexpected()),
             }
         }
         let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        if check != check::Options::default() && values != ["check"] {
+            return Err("--live and --json belong to 'check'".into());
+        }
         match values[..] {
             [] | ["serve"] => Ok(Self::Serve),
             ["dev"] => Ok(Self::Dev),
-            ["check"] => Ok(Self::Check),
+            ["check"] => Ok(Self::Check(check)),
             ["help"] => Ok(Self::Help),
             ["keys", "new"] => Ok(Self::NewKey { id: "my-laptop".to_owned() }),
             ["keys", "new", id] => Ok(Self::NewKey { id: id.to_owned() }),
@@ -73,7 +79,7 @@ impl Command {
         match self {
             Self::Serve => serve::run(),
             Self::Dev => dev::run(),
-            Self::Check => check::run(),
+            Self::Check(options) => check::run(options),
             Self::NewKey { id } => keys::new(&id),
             Self::Help => say(HELP),
             Self::Version => say(concat!("ai-proxy ", env!("CARGO_PKG_VERSION"), "\n")),
@@ -120,7 +126,8 @@ ai-proxy: OpenAI-style clients on Gemini in your own Google Cloud project
 Usage:
   ai-proxy [serve]        run the gateway
   ai-proxy dev            run it in front of an embedded emulator of Vertex AI
-  ai-proxy check          judge the configuration, without network
+  ai-proxy check          judge the configuration, without network; for CI with --json
+  ai-proxy check --live   ask Google too: token, project, each model, streaming, clock
   ai-proxy keys new [ID]  print a new key and its JSON entry
   ai-proxy --help, --version
 
@@ -170,7 +177,14 @@ mod tests {
         assert_eq!(parse(&["dev"]).unwrap(), Command::Dev);
         assert_eq!(parse(&["keys", "new", "ci"]).unwrap(), Command::NewKey { id: "ci".into() });
         assert_eq!(parse(&["dev", "--help"]).unwrap(), Command::Help);
-        for bad in [&["serve", "x"][..], &["keys"], &["--port", "1"], &["-x"], &["keys", "new", "a", "b"]] {
+        for bad in [
+            &["serve", "x"][..],
+            &["serve", "--live"],
+            &["keys"],
+            &["--port", "1"],
+            &["-x"],
+            &["keys", "new", "a", "b"],
+        ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

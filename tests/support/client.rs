@@ -230,7 +230,13 @@ impl Client {
     #[track_caller]
     fn fill(&mut self) -> Filled {
         let mut piece = [0; 16 * 1024];
-        match self.stream.read(&mut piece) {
+        let read = loop {
+            match self.stream.read(&mut piece) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(0) => Filled::Eof,
             Ok(length) => {
                 self.buffer.extend_from_slice(&piece[..length]);

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Gate, Watched};
 
+/// The service account that it plays.
+pub(crate) const ACCOUNT: &str = "gateway@test-project.iam.gserviceaccount.com";
 const TOKEN_PATH: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
 const PROJECT_PATH: &str = "/computeMetadata/v1/project/project-id";
 
@@ -124,6 +126,9 @@ fn serve(stream: TcpStream, seen: &Watched<Seen>, answer: &Watched<TokenAnswer>)
                 token(seen, answer)
             }
             PROJECT_PATH => (200, "application/text", "metadata-project".to_owned()),
+            "/computeMetadata/v1/instance/service-accounts/default/email" => {
+                (200, "application/text", ACCOUNT.to_owned())
+            }
             "/computeMetadata/v1/universe/universe_domain" => (200, "application/text", "googleapis.com".to_owned()),
             "/" | "/computeMetadata/v1/" => (200, "application/text", "computeMetadata/\n".to_owned()),
             _ => (404, "text/html", "not found".to_owned()),

@@ -1,0 +1,166 @@
+//! What upstream's refusals mean, and what to do about each.
+
+use super::credentials::{Identity, Kind};
+use super::report::Finding;
+use crate::config::variable_spelling;
+use serde_json::Value;
+
+/// As much of Google's own words as is shown, in characters.
+const MAX_SHOWN: usize = 300;
+
+/// What a question was about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subject<'a> {
+    /// The name of the finding.
+    pub(super) check: &'a str,
+    pub(super) alias: &'a str,
+    pub(super) vertex_id: &'a str,
+    pub(super) location: &'a str,
+    pub(super) project: &'a str,
+    pub(super) identity: &'a Identity,
+}
+
+/// Google's error, out of whatever shape it came in.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Refusal {
+    /// `PERMISSION_DENIED` and the like.
+    status: String,
+    message: String,
+    /// `SERVICE_DISABLED` and the like.
+    reason: String,
+}
+
+impl Refusal {
+    /// Reads an error body: an object, or the array of one object that this endpoint prefers.
+    fn parse(body: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(body).ok()?;
+        let error = value.get(0).unwrap_or(&value).get("error")?;
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let details = error.get("details").and_then(Value::as_array);
+        let reason = details.into_iter().flatten().find_map(|detail| detail.get("reason"));
+        Some(Self { status: text(error.get("status")), message: text(error.get("message")), reason: text(reason) })
+    }
+
+    fn says(&self, words: &str) -> bool {
+        self.message.to_ascii_lowercase().contains(words)
+    }
+}
+
+/// Judges an answer other than 2xx.
+pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding {
+    let Subject { check, alias, vertex_id, location, project, identity } = subject;
+    let Some(refusal) = Refusal::parse(body) else {
+        let detail = format!("{status}, and not as Vertex AI answers: another server may be in between");
+        return Finding::failure(
+            check,
+            detail,
+            "check GOOGLE_CLOUD_LOCATION (global, us, eu or a region such as us-central1) and GOOGLE_VERTEX_BASE_URL",
+        );
+    };
+    let detail = format!("{status} {}", shown(&refusal));
+    let failure = |remedy: String| Finding::failure(check, detail.clone(), remedy);
+    let spelled = variable_spelling(alias);
+    match (status, refusal.reason.as_str()) {
+        (403, "SERVICE_DISABLED") => {
+            failure(format!("gcloud services enable aiplatform.googleapis.com --project={project}"))
+        }
+        (403, "BILLING_DISABLED") => failure(format!(
+            "gcloud billing projects link {project} --billing-account=\"$(gcloud billing accounts list --filter=open=true --format='value(name)' --limit=1)\""
+        )),
+        (403, "ACCESS_TOKEN_SCOPE_INSUFFICIENT") => failure(
+            "give the machine the scope cloud-platform: gcloud compute instances set-service-account INSTANCE --scopes=cloud-platform"
+                .to_owned(),
+        ),
+        (403, "USER_PROJECT_DENIED") => failure(quota_project(identity)),
+        (403, _) if refusal.says("serviceusage.services.use") => failure(quota_project(identity)),
+        (403, "CONSUMER_INVALID" | "RESOURCE_PROJECT_INVALID") => {
+            failure("set GOOGLE_CLOUD_PROJECT to one of: gcloud projects list".to_owned())
+        }
+        (403, _) => failure(format!(
+            "gcloud projects add-iam-policy-binding {project} --member={} --role=roles/aiplatform.user --condition=None",
+            identity.member()
+        )),
+        (400, _) if refusal.says("malformed publisher model") => {
+            failure(format!("export MODEL_{spelled}_ID=google/{}", vertex_id.rsplit('/').next().unwrap_or(vertex_id)))
+        }
+        (400, _) if refusal.status == "FAILED_PRECONDITION" => failure(format!(
+            "a policy of the organisation may forbid the model: gcloud org-policies describe vertexai.allowedModels --effective --project={project}"
+        )),
+        (404, _) if refusal.says("publisher model") && location != "global" => {
+            failure(format!("export MODEL_{spelled}_LOCATION=global"))
+        }
+        (404, _) if refusal.says("publisher model") => failure(format!(
+            "export MODEL_{spelled}_ID=google/gemini-2.5-flash, or another model that the project may use: https://cloud.google.com/vertex-ai/generative-ai/docs/models"
+        )),
+        (401, _) => failure(new_token(identity)),
+        (429, _) => Finding::warning(
+            check,
+            detail,
+            format!(
+                "it may pass by itself; if it does not: https://console.cloud.google.com/iam-admin/quotas?project={project}"
+            ),
+        ),
+        (500.., _) => {
+            Finding::warning(check, detail, "it may pass by itself; if it does not: https://status.cloud.google.com")
+        }
+        _ => failure(format!("check MODEL_{spelled}_ID ({vertex_id}) and its location ({location})")),
+    }
+}
+
+/// What to do when tokens are refused, or none can be had.
+pub(super) fn new_token(identity: &Identity) -> String {
+    match identity.kind {
+        Kind::AuthorizedUser => "gcloud auth application-default login".to_owned(),
+        Kind::ServiceAccount => format!(
+            "the key may be deleted, or the clock wrong: gcloud iam service-accounts keys list --iam-account={}",
+            identity.account.as_deref().unwrap_or("ACCOUNT")
+        ),
+        Kind::ExternalAccount | Kind::Impersonated => {
+            format!("gcloud iam service-accounts get-iam-policy {}", identity.account.as_deref().unwrap_or("ACCOUNT"))
+        }
+        Kind::MetadataServer => {
+            "on Google Cloud attach a service account; elsewhere: gcloud auth application-default login".to_owned()
+        }
+    }
+}
+
+fn quota_project(identity: &Identity) -> String {
+    format!(
+        "unset GOOGLE_CLOUD_QUOTA_PROJECT, or: gcloud projects add-iam-policy-binding QUOTA_PROJECT --member={} --role=roles/serviceusage.serviceUsageConsumer --condition=None",
+        identity.member()
+    )
+}
+
+/// Google's own words, in one line that no terminal takes for a command.
+fn shown(refusal: &Refusal) -> String {
+    let kind = if refusal.reason.is_empty() { &refusal.status } else { &refusal.reason };
+    let text = format!("{kind}: {}", refusal.message);
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_SHOWN).collect();
+    if clean.chars().count() == MAX_SHOWN { format!("{clean}…") } else { clean }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn both_shapes_of_an_error_are_read() {
+        let object = r#"{"error":{"code":403,"status":"PERMISSION_DENIED","message":"no","details":[{"x":1},{"reason":"SERVICE_DISABLED"}]}}"#;
+        let read = Refusal::parse(object.as_bytes()).unwrap();
+        assert_eq!((read.status.as_str(), read.reason.as_str()), ("PERMISSION_DENIED", "SERVICE_DISABLED"));
+        assert_eq!(Refusal::parse(format!("[{object}]").as_bytes()), Some(read));
+        for bad in ["", "<html>", "[]", "{}", "5", "[5]"] {
+            assert_eq!(Refusal::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_words_of_upstream_reach_the_terminal_raw(message in "(?s).{0,600}") {
+            let text = shown(&Refusal { message, ..Refusal::default() });
+            prop_assert!(!text.chars().any(char::is_control));
+            prop_assert!(text.chars().count() <= MAX_SHOWN + 1);
+        }
+    }
+}

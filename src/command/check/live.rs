@@ -1,0 +1,170 @@
+//! What only Google can tell: token, project, permission, location, each alias, streaming, clock.
+
+use super::credentials::Identity;
+use super::diagnosis::{self, Subject};
+use super::probe::{self, Answered, Outcome};
+use super::report::{Finding, Report};
+use crate::config::Config;
+use crate::credentials::{self, Credentials};
+use crate::error::ApiError;
+use crate::log::{Log, Style};
+use crate::metadata;
+use crate::models::{Model, Models};
+use crate::upstream::Vertex;
+use rustls::ClientConfig;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// A doctor does not wait as long as a client.
+const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(45);
+/// Clocks that differ by more are worth a warning: tokens that are signed here name their time.
+const CLOCK_WARNING: Duration = Duration::from_secs(30);
+/// By more than this, Google refuses them.
+const CLOCK_FAILURE: Duration = Duration::from_secs(300);
+
+/// Adds everything that can be found out. What has failed keeps what depends on it from being tried.
+pub(super) async fn examine(mut config: Config, identity: Identity, tls: &Arc<ClientConfig>, report: &mut Report) {
+    let identity = identity.completed().await;
+    match credentials::try_once(&config.credentials, &config.metadata_host).await {
+        Ok(()) => report.add(Finding::ok("token", "Google gives one")),
+        Err(reason) => {
+            report.add(Finding::failure("token", reason, diagnosis::new_token(&identity)));
+            return;
+        }
+    }
+    let project = match config.project.take() {
+        Some(project) => project,
+        None => match metadata::project(&config.metadata_host).await {
+            Some(project) => {
+                report.add(Finding::ok("project", format!("{project}, says the metadata server")));
+                project
+            }
+            None => {
+                let detail = "GOOGLE_CLOUD_PROJECT is not set, and no metadata server tells";
+                report.add(Finding::failure("project", detail, "export GOOGLE_CLOUD_PROJECT=…; gcloud projects list"));
+                return;
+            }
+        },
+    };
+    config.upstream_timeout = config.upstream_timeout.min(UPSTREAM_TIMEOUT);
+    let models = Models::new(&config.models, &config.location);
+    // Its words are in the findings.
+    let log = Log::start(Style::Json, io::sink());
+    let credentials = Credentials::start(config.credentials.clone(), &config.metadata_host, log);
+    let vertex = match Vertex::new(&config, &project, &models, credentials, tls) {
+        Ok(vertex) => vertex,
+        Err(error) => {
+            report.add(Finding::failure("upstream", error.to_string(), "check GOOGLE_VERTEX_BASE_URL"));
+            return;
+        }
+    };
+    let mut clocks = None;
+    for model in models.iter() {
+        let location = &models.locations()[model.location];
+        let subject = |check| Subject {
+            check,
+            alias: &model.alias,
+            vertex_id: model.vertex_id(),
+            location,
+            project: &project,
+            identity: &identity,
+        };
+        if examine_model(&vertex, model, subject, &mut clocks, report).await {
+            let check = format!("{} streaming", model.alias);
+            let outcome = probe::ask(&vertex, model, true).await;
+            report.add(judge_stream(subject(&check), outcome));
+        }
+    }
+    if let Some(clocks) = clocks {
+        report.add(judge_clock(clocks));
+    }
+}
+
+/// One alias, without streaming. Tells whether it answers.
+async fn examine_model<'a>(
+    vertex: &Vertex,
+    model: &'a Model,
+    subject: impl Fn(&'a str) -> Subject<'a>,
+    clocks: &mut Option<(SystemTime, SystemTime)>,
+    report: &mut Report,
+) -> bool {
+    let subject = subject(&model.alias);
+    match probe::ask(vertex, model, false).await {
+        Outcome::Answered(answer) => {
+            *clocks = answer.clocks.or(*clocks);
+            let answers = answer.status == 200;
+            report.add(if answers {
+                let detail = format!("answers, first byte after {} ms", milliseconds(&answer));
+                Finding::ok(subject.check, detail).after(milliseconds(&answer))
+            } else {
+                diagnosis::refusal(subject, answer.status, &answer.body)
+            });
+            answers
+        }
+        outcome => {
+            report.add(judge_failure(subject, &outcome));
+            false
+        }
+    }
+}
+
+fn judge_stream(subject: Subject<'_>, outcome: Outcome) -> Finding {
+    match outcome {
+        Outcome::Answered(answer) if answer.status != 200 => diagnosis::refusal(subject, answer.status, &answer.body),
+        Outcome::Answered(answer) if answer.is_whole_stream() => {
+            let detail = format!("streams, first byte after {} ms", milliseconds(&answer));
+            Finding::ok(subject.check, detail).after(milliseconds(&answer))
+        }
+        Outcome::Answered(_) => Finding::failure(
+            subject.check,
+            "the answer is no event stream, or ends without [DONE]",
+            "something in between may buffer or cut it: check GOOGLE_VERTEX_BASE_URL",
+        ),
+        outcome => judge_failure(subject, &outcome),
+    }
+}
+
+fn judge_failure(subject: Subject<'_>, outcome: &Outcome) -> Finding {
+    let Outcome::Failed(failure) = outcome else {
+        let detail = "the answer broke off, or did not end in time";
+        return Finding::warning(subject.check, detail, "it may pass by itself; check again");
+    };
+    let detail = failure.for_log();
+    match failure.error {
+        ApiError::UpstreamRejectedCredentials | ApiError::CredentialsUnavailable => {
+            Finding::failure(subject.check, detail, diagnosis::new_token(subject.identity))
+        }
+        ApiError::UpstreamUnreachable => Finding::failure(
+            subject.check,
+            detail,
+            format!(
+                "check GOOGLE_CLOUD_LOCATION ({}), GOOGLE_VERTEX_BASE_URL, the network and SSL_CERT_FILE: no connection can be made",
+                subject.location
+            ),
+        ),
+        _ => Finding::warning(subject.check, detail, "it may pass by itself; check again"),
+    }
+}
+
+/// Compares upstream's clock with ours.
+fn judge_clock((theirs, ours): (SystemTime, SystemTime)) -> Finding {
+    const NAME: &str = "clock";
+    const REMEDY: &str = "sudo timedatectl set-ntp true";
+    let (difference, way) = match ours.duration_since(theirs) {
+        Ok(ahead) => (ahead, "ahead of"),
+        Err(error) => (error.duration(), "behind"),
+    };
+    let detail = format!("{} s {way} Google's", difference.as_secs());
+    if difference > CLOCK_FAILURE {
+        Finding::failure(NAME, detail, REMEDY)
+    } else if difference > CLOCK_WARNING {
+        Finding::warning(NAME, detail, REMEDY)
+    } else {
+        Finding::ok(NAME, "agrees with Google's")
+    }
+}
+
+fn milliseconds(answer: &Answered) -> u64 {
+    u64::try_from(answer.first_byte.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,89 @@
+//! A chat as a client's would go, the smallest there is: one token, through the gateway's own way up.
+
+use crate::http1::Head;
+use crate::models::Model;
+use crate::relay::is_event_stream;
+use crate::upstream::{ChatRequest, ForwardError, Vertex};
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http_body_util::BodyExt;
+use serde_json::json;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How long an answer may take in all. A thinking model may need a while even for one token.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// More is no answer to such a question, in bytes.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// What came back.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// An answer of upstream's, whatever its status.
+    Answered(Answered),
+    /// None; why.
+    Failed(ForwardError),
+    /// It began and did not end.
+    Broken,
+}
+
+/// An answer of upstream's.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    /// From the question to the first byte of the answer's body.
+    pub(super) first_byte: Duration,
+    /// Upstream's clock and ours, when the answer's head came.
+    pub(super) clocks: Option<(SystemTime, SystemTime)>,
+}
+
+impl Answered {
+    /// Whether the answer is a stream of events that was ended as one is.
+    pub(super) fn is_whole_stream(&self) -> bool {
+        let text = self.body.trim_ascii_end();
+        is_event_stream(&self.headers) && text.ends_with(b"[DONE]")
+    }
+}
+
+/// Asks a model for one token.
+pub(super) async fn ask(vertex: &Vertex, model: &Model, stream: bool) -> Outcome {
+    let question = json!({
+        "model": model.vertex_id(),
+        "messages": [{"role": "user", "content": "Say ok."}],
+        "max_tokens": 1,
+        "stream": stream,
+    });
+    let body = Bytes::from(question.to_string());
+    let begun = Instant::now();
+    // Nothing of a client's head goes up: there is no client.
+    let request = ChatRequest::new(model.location, &Head::unreadable(), vec![body.clone()], (body, None));
+    let asked = async {
+        let mut answer = match vertex.forward(request).await {
+            Ok(answer) => answer,
+            Err(error) => return Outcome::Failed(error),
+        };
+        let now = SystemTime::now();
+        let date = answer.parts.headers.get(http::header::DATE).and_then(|value| value.to_str().ok());
+        let clocks = date.and_then(|date| httpdate::parse_http_date(date).ok()).map(|theirs| (theirs, now));
+        let mut body = BytesMut::new();
+        let mut first_byte = None;
+        while let Some(frame) = answer.body.frame().await {
+            let Ok(frame) = frame else { return Outcome::Broken };
+            let Some(data) = frame.data_ref() else { continue };
+            first_byte.get_or_insert_with(|| begun.elapsed());
+            if body.len() + data.len() > MAX_ANSWER_BYTES {
+                return Outcome::Broken;
+            }
+            body.extend_from_slice(data);
+        }
+        Outcome::Answered(Answered {
+            status: answer.parts.status.as_u16(),
+            headers: std::mem::take(&mut answer.parts.headers),
+            body: body.freeze(),
+            first_byte: first_byte.unwrap_or_else(|| begun.elapsed()),
+            clocks,
+        })
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, asked).await.unwrap_or(Outcome::Broken)
+}

@@ -1,0 +1,119 @@
+//! What a check has found, for people and for machines.
+
+use serde::Serialize;
+use std::fmt::Write;
+
+/// How good or bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Verdict {
+    /// As it should be.
+    Ok,
+    /// It works, or may work again by itself.
+    Warning,
+    /// It does not work.
+    Failure,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Finding {
+    check: String,
+    verdict: Verdict,
+    detail: String,
+    /// What to do, as a command where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+    /// Until the first byte of an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttfb_ms: Option<u64>,
+}
+
+impl Finding {
+    pub(super) fn ok(check: &str, detail: impl Into<String>) -> Self {
+        Self { check: check.to_owned(), verdict: Verdict::Ok, detail: detail.into(), remedy: None, ttfb_ms: None }
+    }
+
+    pub(super) fn warning(check: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Warning, remedy: Some(remedy.into()), ..Self::ok(check, detail) }
+    }
+
+    pub(super) fn failure(check: &str, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Failure, remedy: Some(remedy.into()), ..Self::ok(check, detail) }
+    }
+
+    pub(super) fn after(self, ttfb_ms: u64) -> Self {
+        Self { ttfb_ms: Some(ttfb_ms), ..self }
+    }
+}
+
+/// All findings, in their order.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Report {
+    findings: Vec<Finding>,
+}
+
+impl Report {
+    pub(super) fn add(&mut self, finding: Finding) {
+        self.findings.push(finding);
+    }
+
+    /// Whether nothing has failed.
+    pub(super) fn is_well(&self) -> bool {
+        self.findings.iter().all(|finding| finding.verdict != Verdict::Failure)
+    }
+
+    /// A line for each finding, and below it what to do.
+    pub(super) fn to_text(&self) -> String {
+        let width = self.findings.iter().map(|finding| finding.check.chars().count()).max().unwrap_or(0);
+        let mut out = String::new();
+        for finding in &self.findings {
+            let verdict = match finding.verdict {
+                Verdict::Ok => "ok  ",
+                Verdict::Warning => "WARN",
+                Verdict::Failure => "FAIL",
+            };
+            let _ = writeln!(out, "{verdict}  {:width$}  {}", finding.check, finding.detail);
+            if let Some(remedy) = &finding.remedy {
+                let _ = writeln!(out, "      {:width$}  -> {remedy}", "");
+            }
+        }
+        out
+    }
+
+    /// One JSON object.
+    pub(super) fn to_json(&self) -> String {
+        #[derive(Serialize)]
+        struct Whole<'a> {
+            ok: bool,
+            findings: &'a [Finding],
+        }
+        let whole = Whole { ok: self.is_well(), findings: &self.findings };
+        let mut text = serde_json::to_string_pretty(&whole).expect("strings and numbers always serialise");
+        text.push('\n');
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warning_is_no_failure_and_both_say_what_to_do() {
+        let mut report = Report::default();
+        report.add(Finding::ok("project", "p"));
+        report.add(Finding::warning("flash", "busy", "try again").after(12));
+        assert!(report.is_well());
+        report.add(Finding::failure("clock", "wrong", "sudo timedatectl set-ntp true"));
+        assert!(!report.is_well());
+        let text = report.to_text();
+        assert!(text.contains("ok    project  p\n"), "{text}");
+        assert!(text.contains("WARN  flash    busy\n               -> try again\n"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        assert_eq!(json["ok"], false);
+        assert_eq!(json["findings"][1]["verdict"], "warning");
+        assert_eq!(json["findings"][1]["ttfb_ms"], 12);
+        assert!(json["findings"][0].get("remedy").is_none());
+    }
+}
