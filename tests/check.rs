@@ -92,6 +92,9 @@ fn for_people_there_is_a_line_for_each_finding_and_what_to_do() {
     assert!(!said.contains("streaming"), "what depends on a failure is not tried");
 }
 
+/// Status and body of a refusal, further settings, the verdict, and how the advice begins.
+type Case<'a> = ((u16, String), &'a [(&'a str, &'a str)], &'a str, &'a str);
+
 /// Google's error with a status, a reason and words.
 fn error(code: u16, status: &str, reason: &str, message: &str) -> (u16, String) {
     let details = if reason.is_empty() {
@@ -109,7 +112,7 @@ fn each_refusal_ends_in_what_to_do() {
         "gcloud projects add-iam-policy-binding test-project --member=serviceAccount:{ACCOUNT} --role=roles/aiplatform.user --condition=None"
     );
     let missing = "Publisher Model `projects/p/locations/l/publishers/google/models/m` was not found or your project does not have access to it.";
-    let cases: [((u16, String), &[(&str, &str)], &str, &str); 13] = [
+    let cases: [Case<'_>; 13] = [
         (
             error(403, "PERMISSION_DENIED", "SERVICE_DISABLED", "Vertex AI API has not been used"),
             &[],
