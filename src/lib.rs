@@ -43,8 +43,8 @@ pub struct App {
     project: Arc<str>,
     /// The random half of every request id.
     process: u64,
-    keys: keys::Keys,
-    models: models::Models,
+    keys: Arc<keys::Keys>,
+    models: Arc<models::Models>,
     signatures: signatures::Signatures,
     cors: config::AllowedOrigins,
     vertex: upstream::Vertex,
@@ -66,7 +66,12 @@ impl App {
         tls: &Arc<rustls::ClientConfig>,
         log: log::Log,
     ) -> Result<Self, String> {
-        let models = models::Models::new(&config.models, &config.location);
+        let models = Arc::new(models::Models::new(&config.models, &config.location));
+        let keys = Arc::new(keys::Keys::new(&config.keys, &models));
+        if let Some(file) = config.keys_file.clone() {
+            keys::watch(file, keys.clone(), models.clone(), log.clone())
+                .map_err(|error| format!("cannot watch API_KEYS_FILE: {error}"))?;
+        }
         let credentials =
             credentials::Credentials::start(config.credentials.clone(), &config.metadata_host, log.clone());
         let vertex = upstream::Vertex::new(&config, project, &models, credentials, tls)
@@ -82,7 +87,7 @@ impl App {
             pages: pages::Pages::render(&models, &config.location),
             signatures: signatures::Signatures::new(config.thought_signatures, &config.skip_value),
             models,
-            keys: config.keys,
+            keys,
             cors: config.cors,
             max_body_bytes: config.max_body_bytes,
             repair_errors: config.repair_errors,

@@ -28,7 +28,7 @@ pub(super) fn run() -> ExitCode {
         "configuration  ok\nlisten         {}\nproject        {project}\nlocation       {}\nkeys           {}\n",
         config.listen,
         config.location,
-        config.keys.count()
+        config.keys.entries().len()
     );
     for model in models.iter() {
         let id = String::from_utf8_lossy(&model.quoted_id);
