@@ -23,7 +23,7 @@ pub async fn complete(app: &App, exchange: &mut Exchange<'_>) -> Result<(), Fail
 pub struct Asked {
     /// The answer.
     pub answer: Answer,
-    /// What listens to it.
+    /// What listens to its thought signatures.
     pub listener: Option<Notes>,
     /// What the gateway itself took to understand the question.
     pub parsing: Duration,
@@ -44,6 +44,7 @@ async fn ask(app: &App, exchange: &mut Exchange<'_>) -> Result<Asked, Failure> {
         .resolve(&parsed.model)
         .ok_or_else(|| ApiError::ModelNotFound { aliases: app.models.names().to_owned(), status: 400 })?;
     exchange.record.alias = Some(model.alias.clone());
+    exchange.record.model = Some(model.vertex_id.clone());
     let mut edits = vec![Edit { at: parsed.model_span, with: model.quoted_id.clone() }];
     let (mut listener, mut added_bytes) = (None, None);
     if let Some(key) = exchange.record.key_id.clone().filter(|_| model.needs_signatures) {
