@@ -33,7 +33,7 @@ fn admit(exchange: &mut Exchange<'_>, key: &Key) -> Result<(), ApiError> {
 pub struct Asked {
     /// The answer.
     pub answer: Answer,
-    /// What listens to it.
+    /// What listens to its thought signatures.
     pub listener: Option<Notes>,
     /// What the gateway itself took to understand the question.
     pub parsing: Duration,
@@ -58,6 +58,7 @@ async fn ask(app: &App, exchange: &mut Exchange<'_>, key: &Key) -> Result<Asked,
     if !offer.has(&model.alias) {
         return Err(ApiError::ModelNotAllowed(offer.names().to_owned()).into());
     }
+    exchange.record.model = Some(model.vertex_id.clone());
     let mut edits = vec![Edit { at: parsed.model_span, with: model.quoted_id.clone() }];
     let (mut listener, mut added_bytes) = (None, None);
     if model.needs_signatures {

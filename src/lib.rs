@@ -6,7 +6,7 @@
 //! `budget` → `body` finds the model → `models` resolves it → `signatures` finds
 //! what Gemini 3 would miss → `body` splices → `credentials` give the bearer →
 //! `upstream` sends → `relay` (with `repair` for errors) passes the answer on, with
-//! a `tap` that only looks → `access_log` says what happened.
+//! a `tap` that only looks (for `tokens` and `signatures`) → `access_log` says what happened.
 //!
 //! `config` is read once, before all that; `command` holds what `main` can run.
 
@@ -32,6 +32,7 @@ pub mod routes;
 pub mod server;
 pub mod signatures;
 pub mod tap;
+pub mod tokens;
 pub mod upstream;
 
 use std::sync::Arc;

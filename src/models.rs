@@ -23,7 +23,9 @@ pub struct ModelConfig {
 pub struct Model {
     /// The client's name for it.
     pub alias: Arc<str>,
-    /// The Vertex id as a JSON string, quotes included: what takes the place of the client's value.
+    /// The Vertex id.
+    pub vertex_id: Arc<str>,
+    /// The same as a JSON string, quotes included: what takes the place of the client's value.
     pub quoted_id: Bytes,
     /// The index of its location in [`Models::locations`].
     pub location: usize,
@@ -121,6 +123,7 @@ impl Models {
             };
             models.push(Model {
                 alias: alias.as_str().into(),
+                vertex_id: model.vertex_id.as_str().into(),
                 quoted_id: to_json(&model.vertex_id),
                 needs_signatures: needs_signatures(&model.vertex_id),
                 location,

@@ -8,6 +8,7 @@ use crate::budget::BodyBudget;
 use crate::config::AllowedOrigins;
 use crate::error::{self, ApiError};
 use crate::keys::{self, Admission};
+use crate::tokens::Meter;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use std::future::Future;
@@ -409,6 +410,15 @@ impl<'c> Exchange<'c> {
         self.release();
         self.send_queued().await?;
         if self.framing == Framing::Counted && self.length_left != 0 { Err(Failure::Broken) } else { Ok(()) }
+    }
+
+    /// Counts what the answer has told so far of its tokens, where the key's id has limits.
+    pub fn charge(&mut self, meter: &Meter) {
+        if let Some(admission) = &mut self.admission
+            && let Some(tokens) = meter.tokens()
+        {
+            admission.charge(tokens.total());
+        }
     }
 
     /// Gives the request's place back with its last bytes, and not behind them: whoever has read them may send the next

@@ -130,7 +130,7 @@ impl Account {
             remaining: limit.saturating_sub(state.tokens),
             reset: if state.tokens == 0 { Duration::ZERO } else { now.until_tomorrow() },
         });
-        (Admission { account: self.clone(), slot, requests, tokens }, verdict)
+        (Admission { account: self.clone(), slot, requests, tokens, charged: 0 }, verdict)
     }
 
     fn charge(&self, tokens: u64, now: Now) {
@@ -189,6 +189,7 @@ pub struct Admission {
     slot: Option<Slot>,
     requests: Option<Quota>,
     tokens: Option<Quota>,
+    charged: u64,
 }
 
 /// What is left of a limit.
@@ -219,9 +220,13 @@ impl Admission {
         }
     }
 
-    /// Counts what an answer has used.
-    pub fn charge(&self, tokens: u64) {
-        self.account.charge(tokens, Now::read());
+    /// Counts what the answer has used so far; told again, only what is more.
+    pub fn charge(&mut self, tokens: u64) {
+        let more = tokens.saturating_sub(self.charged);
+        if more > 0 {
+            self.charged = tokens;
+            self.account.charge(more, Now::read());
+        }
     }
 
     /// The request no longer runs. Dropping the admission does the same.
