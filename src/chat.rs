@@ -26,7 +26,15 @@ fn admit(exchange: &mut Exchange<'_>, key: &Key) -> Result<(), ApiError> {
     let Some((admission, verdict)) = key.admit() else { return Ok(()) };
     // Also when it is refused: the answer tells what is left.
     exchange.admission = Some(Box::new(admission));
-    verdict
+    verdict.inspect_err(|error| {
+        let (_, code) = error.status_and_code();
+        let which = match error {
+            ApiError::TooManyRunning { .. } => "max_concurrent",
+            ApiError::TokensUsedUp { .. } => "tokens_per_day",
+            _ => "rpm",
+        };
+        exchange.record.error = Some(format!("{code}: {which}"));
+    })
 }
 
 /// A question that upstream has begun to answer.

@@ -123,10 +123,10 @@ pub struct Exchange<'c> {
     connection: &'c mut Connection,
     /// The request's head.
     pub head: Head,
+    /// The request's place among those of its key's id, where they are counted; given back before the log speaks.
+    pub admission: Option<Box<Admission>>,
     /// What the log line will say.
     pub record: Record,
-    /// The request's place among those of its key's id, where they are counted.
-    pub admission: Option<Box<Admission>>,
     /// The `Origin` that may read the answer.
     allowed_origin: Option<Bytes>,
     any_origin_matters: bool,

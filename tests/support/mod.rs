@@ -14,7 +14,7 @@ pub(crate) mod upstream;
 pub(crate) mod wait;
 
 pub(crate) use client::{Client, End, Request, Response};
-pub(crate) use gateway::{Gateway, run};
+pub(crate) use gateway::{Gateway, run, run_with_input};
 pub(crate) use h2::{H2Exchange, H2Upstream, Treatment};
 pub(crate) use metadata::{Metadata, TokenAnswer};
 pub(crate) use upstream::{Exchange, Hold, Upstream};
