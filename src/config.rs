@@ -4,7 +4,7 @@
 
 use crate::json::{self, Fields};
 use crate::keys::{self, KeyList, KeysFile, place};
-use crate::models::ModelConfig;
+use crate::models::{ModelConfig, is_alias};
 use crate::signatures::Policy;
 use http::uri::Authority;
 use serde_json::value::RawValue;
@@ -445,12 +445,6 @@ impl Config {
 fn variable_spelling(alias: &str) -> String {
     let spelled = alias.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
     spelled.collect()
-}
-
-fn is_alias(text: &str) -> bool {
-    (1..=128).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte))
-        && text.bytes().any(|byte| byte.is_ascii_alphanumeric())
 }
 
 fn parse_vertex_id(text: &str) -> Option<String> {

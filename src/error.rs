@@ -214,9 +214,9 @@ impl ApiError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::CredentialsUnavailable => Some(Duration::from_secs(2)),
-            Self::TooManyRequests { wait, .. } | Self::TooManyRunning { wait, .. } | Self::TokensUsedUp { wait, .. } => {
-                Some(*wait)
-            }
+            Self::TooManyRequests { wait, .. }
+            | Self::TooManyRunning { wait, .. }
+            | Self::TokensUsedUp { wait, .. } => Some(*wait),
             Self::OutOfMemory | Self::UpstreamSaturated | Self::ShuttingDown => Some(Duration::from_secs(1)),
             _ => None,
         }

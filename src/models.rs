@@ -176,6 +176,13 @@ impl Models {
     }
 }
 
+/// Whether a text can be an alias.
+pub(crate) fn is_alias(text: &str) -> bool {
+    (1..=128).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte))
+        && text.bytes().any(|byte| byte.is_ascii_alphanumeric())
+}
+
 /// Gemini does since version 3.
 fn needs_signatures(vertex_id: &str) -> bool {
     let version = vertex_id.split_once('/').and_then(|(_, name)| name.strip_prefix("gemini-"));

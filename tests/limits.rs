@@ -168,7 +168,11 @@ fn a_slot_comes_back_however_an_exchange_ends() {
         let mut client = gateway.client();
         client.send(Request::chat(CHAT).bytes());
         upstream.wait_request(before);
-        if is_reset { client.reset() } else { drop(client) }
+        if is_reset {
+            client.reset()
+        } else {
+            drop(client)
+        }
         gate.open();
         ended("a hang-up before the answer");
         let gate = Gate::new();
@@ -186,7 +190,11 @@ fn a_slot_comes_back_however_an_exchange_ends() {
         assert_eq!(gateway.chat(CHAT).status, 429, "it runs");
         gateway.wait_for_access(lines.get());
         lines.set(lines.get() + 1);
-        if is_reset { client.reset() } else { drop(client) }
+        if is_reset {
+            client.reset()
+        } else {
+            drop(client)
+        }
         gate.open();
         ended("a hang-up in the answer");
         // Upstream answers with an error, breaks before its answer and in it.

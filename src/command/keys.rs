@@ -254,7 +254,10 @@ impl Request {
     fn add(&self, document: &mut Document) -> Result<String, Failure> {
         let id = self.id.as_deref().unwrap_or(DEFAULT_ID);
         if document.entries().iter().any(|entry| entry.id == id) {
-            return Err(Failure::Failed(format!("{} is in the file already; 'keys rotate' gives it another key", shown(id))));
+            return Err(Failure::Failed(format!(
+                "{} is in the file already; 'keys rotate' gives it another key",
+                shown(id)
+            )));
         }
         let (key, entry) = self.new_entry(self.hashed.unwrap_or(true))?;
         document.push(&entry).map_err(|error| Failure::Arguments(error.to_string()))?;
@@ -276,7 +279,9 @@ impl Request {
         let chosen = indices(&|entry| entry.id == id && entry.digest.to_hex().starts_with(&**prefix));
         match (prefix.len() >= 4, chosen.len()) {
             (true, 1) => Ok(chosen),
-            (false, _) => Err(Failure::Arguments("--key needs four digits of a digest at least; 'keys list' shows eight".into())),
+            (false, _) => {
+                Err(Failure::Arguments("--key needs four digits of a digest at least; 'keys list' shows eight".into()))
+            }
             (true, 0) => Err(Failure::Failed(format!("{} has no key whose digest begins so", shown(id)))),
             (true, _) => Err(Failure::Failed("more than one digest begins so".into())),
         }
@@ -308,7 +313,8 @@ impl Request {
             }
             // One of them may be disabled because it was stolen.
             _ => {
-                let names: Vec<String> = disabled.iter().map(|index| document.entries()[*index].digest.prefix()).collect();
+                let names: Vec<String> =
+                    disabled.iter().map(|index| document.entries()[*index].digest.prefix()).collect();
                 Err(Failure::Arguments(format!("which of its keys? --key {}", names.join(" or "))))
             }
         }
@@ -373,7 +379,9 @@ impl Request {
             done += 1;
         }
         let keys = if done == 1 { "1 key is".to_owned() } else { format!("{done} keys are") };
-        Ok(format!("{keys} a digest now, and whoever reads the file has no use of it. The keys themselves stay valid.\n"))
+        Ok(format!(
+            "{keys} a digest now, and whoever reads the file has no use of it. The keys themselves stay valid.\n"
+        ))
     }
 }
 
@@ -403,7 +411,9 @@ fn list(path: &Path) -> Result<String, Failure> {
     let list = KeyList::parse(&text).map_err(|problems| Failure::Invalid(path.to_owned(), problems))?;
     let now = Timestamp::now();
     let or_dash = |number: Option<String>| number.unwrap_or_else(|| "-".into());
-    let mut rows = vec![["ID", "STATE", "SHA-256", "STORED", "EXPIRES", "RPM", "CONCURRENT", "TOKENS/DAY", "MODELS"].map(str::to_owned)];
+    let mut rows = vec![
+        ["ID", "STATE", "SHA-256", "STORED", "EXPIRES", "RPM", "CONCURRENT", "TOKENS/DAY", "MODELS"].map(str::to_owned),
+    ];
     rows.extend(list.entries().iter().map(|entry| {
         [
             shown(&entry.id),

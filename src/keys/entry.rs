@@ -5,6 +5,7 @@
 use super::digest::KeyDigest;
 use super::limits::Limits;
 use crate::json::{self, Fields};
+use crate::models::is_alias;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -216,7 +217,8 @@ impl EntryReader<'_, '_> {
         self.value("models", "a list of one alias or more, none of them twice", |raw| {
             let aliases: Vec<String> = serde_json::from_str(raw).ok()?;
             let distinct: HashSet<&String> = aliases.iter().collect();
-            (!aliases.is_empty() && distinct.len() == aliases.len()).then_some(aliases)
+            let are_aliases = !aliases.is_empty() && aliases.iter().all(|alias| is_alias(alias));
+            (are_aliases && distinct.len() == aliases.len()).then_some(aliases)
         })
     }
 
@@ -317,14 +319,7 @@ impl NewEntry {
     /// An entry that is enabled and may do all.
     #[must_use]
     pub fn new(id: &str, secret: Secret) -> Self {
-        Self {
-            id: id.to_owned(),
-            secret,
-            enabled: true,
-            expires_at: None,
-            models: None,
-            limits: Limits::default(),
-        }
+        Self { id: id.to_owned(), secret, enabled: true, expires_at: None, models: None, limits: Limits::default() }
     }
 
     /// The JSON object, in one line.
@@ -375,7 +370,7 @@ mod tests {
         }
         for (name, values) in [
             ("expires_at", &["\"tomorrow\"", "5", "null", "\"2030-01-01\"", "\"2030-13-01T00:00:00Z\""][..]),
-            ("models", &["[]", "\"flash\"", "[1]", "null", "[\"flash\",\"flash\"]", "[[]]"]),
+            ("models", &["[]", "\"flash\"", "[1]", "null", "[\"flash\",\"flash\"]", "[[]]", "[\"\"]"]),
             ("rpm", &["0", "-1", "1.5", "1e3", "\"60\"", "null", "100001", "99999999999999999999999"]),
             ("max_concurrent", &["0", "true", "1000001"]),
             ("tokens_per_day", &["0", "[]", "1000000000000001"]),

@@ -110,7 +110,8 @@ impl Account {
     pub(super) fn admit(self: &Arc<Self>, limits: Limits, now: Now) -> (Admission, Result<(), ApiError>) {
         let mut state = self.lock();
         // Whoever came first to the lock may have read the clock second.
-        let at = now.instant.saturating_duration_since(self.began).max(state.admitted.back().copied().unwrap_or_default());
+        let at =
+            now.instant.saturating_duration_since(self.began).max(state.admitted.back().copied().unwrap_or_default());
         state.forget_old(at);
         state.turn_to(now.day());
         let verdict = state.judge(limits, at, now);
@@ -297,7 +298,9 @@ mod tests {
         let admit = |at| account.admit(rpm(2), now(&account, at)).1;
         assert!(admit(0).is_ok() && admit(50_000).is_ok());
         let refusal = admit(50_001).unwrap_err();
-        assert!(matches!(refusal, ApiError::TooManyRequests { limit: 2, wait } if wait == Duration::from_millis(9_999)));
+        assert!(
+            matches!(refusal, ApiError::TooManyRequests { limit: 2, wait } if wait == Duration::from_millis(9_999))
+        );
         assert_eq!(refusal.retry_after().map(|wait| crate::error::seconds(&wait)), Some(10));
         assert!(admit(59_999).is_err() && admit(60_000).is_ok(), "the first one is a minute old");
         assert!(admit(109_999).is_err() && admit(110_000).is_ok());
@@ -324,7 +327,8 @@ mod tests {
         let said = told(&admission);
         assert!(said.contains("remaining-tokens: 600\r\nx-ratelimit-reset-tokens: 11h59m48s"), "{said}");
         assert!(FIELD_NAMES.split(", ").all(|name| said.contains(&format!("{name}: "))));
-        let (admission, _) = account.admit(Limits { max_concurrent: Some(9), ..Limits::default() }, now(&account, 13_000));
+        let (admission, _) =
+            account.admit(Limits { max_concurrent: Some(9), ..Limits::default() }, now(&account, 13_000));
         assert_eq!(told(&admission), "", "OpenAI has no header for these");
     }
 
@@ -354,7 +358,9 @@ mod tests {
         assert!(admit(0).is_ok());
         account.charge(5, now(&account, 0));
         let midnight = 12 * 3600 * 1000;
-        assert!(matches!(admit(midnight - 1000), Err(ApiError::TokensUsedUp { wait, .. }) if wait == Duration::from_secs(1)));
+        assert!(
+            matches!(admit(midnight - 1000), Err(ApiError::TokensUsedUp { wait, .. }) if wait == Duration::from_secs(1))
+        );
         assert!(admit(midnight).is_ok());
         account.charge(u64::MAX, now(&account, midnight));
         account.charge(1, now(&account, midnight));

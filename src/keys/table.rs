@@ -116,7 +116,10 @@ fn build(list: &KeyList, models: &Models, accounts: &Mutex<HashMap<Arc<str>, Arc
             id: ids[&*entry.id].clone(),
             enabled: entry.enabled,
             expires_at: entry.expires_at,
-            own_offer: entry.models.as_ref().map(|aliases| models.offer(|alias| aliases.iter().any(|own| own == alias))),
+            own_offer: entry
+                .models
+                .as_ref()
+                .map(|aliases| models.offer(|alias| aliases.iter().any(|own| own == alias))),
             limits: entry.limits,
             account: accounts.get(&*entry.id).filter(|_| limited.contains_key(&*entry.id)).cloned(),
         };
@@ -149,7 +152,8 @@ mod tests {
 
     fn models() -> Models {
         let model = |id: &str| ModelConfig { vertex_id: id.into(), location: None };
-        let configured = BTreeMap::from([("flash".to_owned(), model("google/a")), ("pro".to_owned(), model("google/b"))]);
+        let configured =
+            BTreeMap::from([("flash".to_owned(), model("google/a")), ("pro".to_owned(), model("google/b"))]);
         Models::new(&configured, "global")
     }
 
@@ -195,7 +199,8 @@ mod tests {
     fn what_an_id_did_outlives_a_reload_and_is_forgotten_with_the_id() {
         let limited = format!(r#"[{{"id":"a","key":"{KEY}","rpm":1}},{{"id":"a","key":"{KEY}2"}}]"#);
         let keys = keys(&limited);
-        let admit = |text: &str| keys.authenticate(text.as_bytes()).unwrap().admit().map(|(_, verdict)| verdict.is_ok());
+        let admit =
+            |text: &str| keys.authenticate(text.as_bytes()).unwrap().admit().map(|(_, verdict)| verdict.is_ok());
         assert_eq!(admit(KEY), Some(true));
         assert_eq!(admit(KEY), Some(false));
         assert_eq!(admit(&format!("{KEY}2")), Some(true), "counted, but judged by an entry without limits");

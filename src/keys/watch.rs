@@ -131,3 +131,64 @@ fn digest_of(content: &str) -> ContentDigest {
     out.copy_from_slice(digest::digest(&digest::SHA256, content.as_bytes()).as_ref());
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Reloads;
+    use crate::log::Style;
+    use crate::models::ModelConfig;
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::io::{self, Write};
+    use std::sync::mpsc;
+
+    struct Sink(mpsc::Sender<Vec<u8>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.send(bytes.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn each_change_is_told_and_counted_once() {
+        const LIST: &str = r#"[{"id":"a","key":"sk_live_0123456789abcdef"}]"#;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys.json");
+        fs::write(&path, LIST).unwrap();
+        let flash = ModelConfig { vertex_id: "google/a".into(), location: None };
+        let models = Arc::new(Models::new(&BTreeMap::from([("flash".to_owned(), flash)]), "global"));
+        let keys = Arc::new(Keys::new(&KeyList::parse(LIST).unwrap(), &models));
+        let (sender, lines) = mpsc::channel();
+        let log = Log::start(Style::Json, Sink(sender));
+        let file = KeysFile::new(path.clone(), LIST);
+        let last = Look::Content(file.in_use);
+        let mut watcher = Watcher { file, last, keys: keys.clone(), models, log: log.clone() };
+        let mut look = |content: Option<&str>| {
+            match content {
+                Some(content) => fs::write(&path, content).unwrap(),
+                None => fs::remove_file(&path).unwrap(),
+            }
+            (0..5).for_each(|_| watcher.look());
+            keys.reloads()
+        };
+        let state = |ok, failed, file_is_broken| Reloads { ok, failed, file_is_broken };
+        assert_eq!(look(Some(LIST)), state(0, 0, false));
+        assert_eq!(look(None), state(0, 1, true));
+        assert_eq!(look(Some("[")), state(0, 2, true));
+        assert_eq!(look(Some(LIST)), state(0, 2, false), "what is in use needs no reload");
+        assert_eq!(look(Some(&LIST.replace("}]", ",\"rpm\":1}]"))), state(1, 2, false));
+        assert_eq!(look(Some(LIST)), state(2, 2, false), "back to what was in use before");
+        let many = format!("[{}]", vec!["1"; 9].join(","));
+        assert_eq!(look(Some(&many)), state(2, 3, true));
+        log.flush();
+        let text = String::from_utf8(lines.try_iter().flatten().collect()).unwrap();
+        assert_eq!(text.lines().count(), 6, "{text}");
+        assert!(text.contains("and 4 more"), "{text}");
+    }
+}

@@ -279,6 +279,15 @@ impl Gateway {
         })
     }
 
+    /// The `n`th line of the log (from 0) whose message begins so.
+    #[track_caller]
+    pub(crate) fn wait_for_message(&self, beginning: &str, n: usize) -> Value {
+        self.output.wait(&format!("a log line: {beginning}"), |output| {
+            let lines = output.lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines.filter(|line| line["message"].as_str().is_some_and(|text| text.starts_with(beginning))).nth(n)
+        })
+    }
+
     /// The log line of the request that `response` answered.
     #[track_caller]
     pub(crate) fn log_of(&self, response: &Response) -> Value {
