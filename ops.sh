@@ -72,8 +72,8 @@ cert() {
   say "https works once CertificateProvisioned and Ready are True."
 }
 
-# update_keys [FILE]: a new version of the secret, and a new revision of the same image that reads it. The gateway reads its keys
-# when it starts.
+# update_keys [FILE]: a new version of the secret, which running instances take up by themselves, and a new revision of the same
+# image, so that it does not depend on that.
 update_keys() {
   local traffic
   keys=${1:-$keys}

@@ -219,16 +219,19 @@ check_keys() {
   local name=$2
   [ -r "$1" ] || die "cannot read the keys file $1"
   jq -e 'type == "array" and any(.[]; .enabled != false)
-    and all(.[]; type == "object" and (.id | type == "string") and (.key | type == "string" and length >= 20))' \
+    and all(.[]; type == "object" and (.id | type == "string")
+      and (.key // .key_sha256 | type == "string" and length >= 20))' \
     "$1" >/dev/null 2>&1 ||
     die "$name is not a list of keys, [{\"id\":\"me\",\"key\":\"sk_live_...\",\"enabled\":true}], with one enabled at least"
-  ! jq -r '.[].key' "$1" | grep -q replace_me || die "$name has a key of an example in it"
+  ! jq -r '.[].key // empty' "$1" | grep -q replace_me || die "$name has a key of an example in it"
 }
 
 # choose_keys_file: the keys from --keys or .env, in keys_file; empty where neither has any.
 choose_keys_file() {
   local in_env_file
   keys_file=${keys:-$(from_env_file API_KEYS_FILE)}
+  # As .env.example has it, before there are any.
+  [ "$keys_file" != api-keys.json ] || [ -n "$keys" ] || [ -e api-keys.json ] || keys_file=''
   in_env_file=$(from_env_file API_KEYS_JSON)
   # As .env.example has it, which is as good as none.
   case $in_env_file in *'"sk_live_..."'*) in_env_file='' ;; esac

@@ -7,6 +7,7 @@
 use crate::http1::Head;
 use crate::log::{Log, Severity, Style, append_json, clock};
 use crate::signatures::Restored;
+use crate::tokens::Tokens;
 use serde::{Serialize, Serializer};
 use std::io::Write;
 use std::sync::Arc;
@@ -83,6 +84,8 @@ pub struct Record {
     pub key_id: Option<Arc<str>>,
     /// Which alias was asked for.
     pub alias: Option<Arc<str>>,
+    /// The Vertex id behind it.
+    pub model: Option<Arc<str>>,
     /// Whether the client asked for a stream.
     pub stream: Option<bool>,
     /// The status sent to the client.
@@ -99,6 +102,8 @@ pub struct Record {
     pub overhead: Option<Duration>,
     /// How many thought signatures were put into the request.
     pub signatures: Restored,
+    /// What upstream said that the answer cost; `None` is unknown.
+    pub tokens: Option<Tokens>,
     /// What went wrong in the gateway or behind it: code and cause.
     pub error: Option<String>,
     /// How it ended.
@@ -120,6 +125,7 @@ impl Record {
             trace: None,
             key_id: None,
             alias: None,
+            model: None,
             stream: None,
             status: None,
             upstream_status: None,
@@ -128,6 +134,7 @@ impl Record {
             response_bytes: 0,
             overhead: None,
             signatures: Restored::default(),
+            tokens: None,
             error: None,
             outcome: None,
         }
@@ -183,6 +190,7 @@ struct Line<'a> {
     request_id: &'a str,
     key_id: Option<&'a str>,
     alias: Option<&'a str>,
+    model: Option<&'a str>,
     stream: Option<bool>,
     status: Option<u16>,
     upstream_status: Option<u16>,
@@ -193,6 +201,10 @@ struct Line<'a> {
     overhead_ms: Option<Milliseconds>,
     signatures_kept: u32,
     signatures_skipped: u32,
+    prompt_tokens: Option<u64>,
+    cached_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+    reasoning_tokens: Option<u64>,
     error: Option<&'a str>,
     outcome: Outcome,
 }
@@ -212,6 +224,7 @@ struct HttpRequest<'a> {
 
 impl<'a> Line<'a> {
     fn new(record: &'a Record, outcome: Outcome, duration: Duration) -> Self {
+        let tokens = record.tokens.unwrap_or_default();
         Self {
             severity: record.severity(),
             message: Message(record),
@@ -230,6 +243,7 @@ impl<'a> Line<'a> {
             request_id: record.id.as_str(),
             key_id: record.key_id.as_deref(),
             alias: record.alias.as_deref(),
+            model: record.model.as_deref(),
             stream: record.stream,
             status: record.status,
             upstream_status: record.upstream_status,
@@ -240,6 +254,10 @@ impl<'a> Line<'a> {
             overhead_ms: record.overhead.map(Milliseconds),
             signatures_kept: record.signatures.kept,
             signatures_skipped: record.signatures.skipped,
+            prompt_tokens: tokens.prompt,
+            cached_tokens: tokens.cached,
+            completion_tokens: tokens.answer,
+            reasoning_tokens: tokens.thinking,
             error: record.error.as_deref(),
             outcome,
         }
@@ -366,6 +384,9 @@ fn append_human(lines: &mut Vec<u8>, record: &Record, outcome: Outcome, duration
         if let Some(value) = value {
             let _ = write!(lines, " {name}={value}");
         }
+    }
+    if let Some(tokens) = &record.tokens {
+        let _ = write!(lines, " tokens={}+{}", tokens.prompt.unwrap_or(0), tokens.output());
     }
     if let Some(first_byte) = record.first_byte {
         let _ = write!(lines, " ttfb={first_byte:.1?}");

@@ -1,9 +1,10 @@
-//! `POST /v1/chat/completions`: the steps of a request, in their order. The key has been checked before.
+//! `POST /v1/chat/completions`: the steps of a request, in their order. The key has been found before.
 
 use crate::App;
 use crate::body::{self, Edit};
 use crate::error::ApiError;
 use crate::http1::{Exchange, Failure};
+use crate::keys::Key;
 use crate::relay;
 use crate::signatures::Notes;
 use crate::upstream::{Answer, ChatRequest};
@@ -13,49 +14,71 @@ use std::time::Duration;
 ///
 /// # Errors
 /// The gateway's own error, or how the exchange broke off.
-pub async fn complete(app: &App, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
+pub async fn complete(app: &App, exchange: &mut Exchange<'_>, key: &Key) -> Result<(), Failure> {
+    admit(exchange, key)?;
     // In a box, so that what is only needed until the answer begins takes no memory while it streams.
-    let asked = Box::pin(ask(app, exchange)).await?;
+    let asked = Box::pin(ask(app, exchange, key)).await?;
     relay::pass_on(app, exchange, asked).await
+}
+
+/// Counts the request among those of its id, or refuses it.
+fn admit(exchange: &mut Exchange<'_>, key: &Key) -> Result<(), ApiError> {
+    let Some((admission, verdict)) = key.admit() else { return Ok(()) };
+    // Also when it is refused: the answer tells what is left.
+    exchange.admission = Some(Box::new(admission));
+    verdict.inspect_err(|error| {
+        let (_, code) = error.status_and_code();
+        let which = match error {
+            ApiError::TooManyRunning { .. } => "max_concurrent",
+            ApiError::TokensUsedUp { .. } => "tokens_per_day",
+            _ => "rpm",
+        };
+        exchange.record.error = Some(format!("{code}: {which}"));
+    })
 }
 
 /// A question that upstream has begun to answer.
 pub struct Asked {
     /// The answer.
     pub answer: Answer,
-    /// What listens to it.
+    /// What listens to its thought signatures.
     pub listener: Option<Notes>,
     /// What the gateway itself took to understand the question.
     pub parsing: Duration,
 }
 
 /// Reads the question, translates it and sends it up.
-async fn ask(app: &App, exchange: &mut Exchange<'_>) -> Result<Asked, Failure> {
+async fn ask(app: &App, exchange: &mut Exchange<'_>, key: &Key) -> Result<Asked, Failure> {
     if exchange.head.values("content-encoding").any(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
         return Err(ApiError::ContentEncoding.into());
     }
     let body = exchange.read_body(app.max_body_bytes, &app.budget).await?;
     let body_read = exchange.record.elapsed();
 
-    let parsed = body::parse(&body, app.models.names())?;
+    let offer = key.offer(&app.models);
+    let parsed = body::parse(&body, offer.names())?;
     exchange.record.stream = Some(parsed.stream);
     let model = app
         .models
         .resolve(&parsed.model)
-        .ok_or_else(|| ApiError::ModelNotFound { aliases: app.models.names().to_owned(), status: 400 })?;
+        .ok_or_else(|| ApiError::ModelNotFound { aliases: offer.names().to_owned(), status: 400 })?;
     exchange.record.alias = Some(model.alias.clone());
+    if !offer.has(&model.alias) {
+        return Err(ApiError::ModelNotAllowed(offer.names().to_owned()).into());
+    }
+    exchange.record.model = Some(model.vertex_id.clone());
     let mut edits = vec![Edit { at: parsed.model_span, with: model.quoted_id.clone() }];
     let (mut listener, mut added_bytes) = (None, None);
-    if let Some(key) = exchange.record.key_id.clone().filter(|_| model.needs_signatures) {
+    if model.needs_signatures {
         if let Some(messages) = parsed.messages {
-            let (missing, restored) = app.signatures.restore(&body, messages, &key);
+            let (missing, restored) = app.signatures.restore(&body, messages, &key.id);
             // They make the body larger than it came, and are held as long.
             let added = missing.iter().map(|edit| edit.with.len()).sum();
             added_bytes = Some(app.budget.reserve(added).ok_or(ApiError::OutOfMemory)?);
             edits.extend(missing);
             exchange.record.signatures = restored;
         }
-        listener = app.signatures.listener(&key);
+        listener = app.signatures.listener(&key.id);
     }
     let pieces = body::splice(&body, edits);
 

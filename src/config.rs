@@ -3,18 +3,18 @@
 //! The only file that reads the environment. Problems name variables and never show a value: it may be a key.
 
 use crate::json::{self, Fields};
-use crate::keys::{Keys, place};
-use crate::models::ModelConfig;
+use crate::keys::{self, KeyList, KeysFile, place};
+use crate::models::{ModelConfig, is_alias};
 use crate::signatures::Policy;
 use crate::tls;
 use http::uri::Authority;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// Cloud Run's own limit for an HTTP/1 request body, in bytes.
 const DEFAULT_MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
@@ -48,7 +48,9 @@ pub struct Config {
     /// Overrides scheme, host and port of upstream.
     pub base_url: Option<BaseUrl>,
     /// The issued keys.
-    pub keys: Keys,
+    pub keys: KeyList,
+    /// The file that they came from, if they did.
+    pub keys_file: Option<KeysFile>,
     /// Aliases and what they stand for.
     pub models: BTreeMap<String, ModelConfig>,
     /// Which browsers' pages may call.
@@ -228,8 +230,8 @@ impl Reader<'_> {
         usize::try_from(number).ok()
     }
 
-    /// The keys, from a variable or from a file: a file can be a mounted secret, which fewer people can read.
-    fn keys(&mut self) -> Option<Keys> {
+    /// The keys, from a file or from a variable: a file can be a mounted secret, which fewer people can read.
+    fn keys(&mut self, models: &BTreeMap<String, ModelConfig>) -> Option<(KeyList, Option<KeysFile>)> {
         const JSON: &str = "API_KEYS_JSON";
         const FILE: &str = "API_KEYS_FILE";
         let before = self.problems.len();
@@ -237,12 +239,15 @@ impl Reader<'_> {
         if self.problems.len() > before {
             return None;
         }
-        let (variable, json) = match (json, file) {
-            (Some(json), None) => (JSON, json),
-            (None, Some(file)) => match fs::read_to_string(file) {
-                Ok(json) => (FILE, json),
+        let (variable, json, file) = match (json, file) {
+            (Some(json), None) => (JSON, Zeroizing::new(json), None),
+            (None, Some(file)) => match keys::read(Path::new(&file)) {
+                Ok(json) => {
+                    let file = KeysFile::new(file.into(), &json);
+                    (FILE, json, Some(file))
+                }
                 Err(error) => {
-                    self.problem(FILE, format!("names a file that cannot be read: {}", error.kind()));
+                    self.problem(FILE, format!("names a file that {error}"));
                     return None;
                 }
             },
@@ -253,13 +258,20 @@ impl Reader<'_> {
             (None, None) => {
                 self.problem(
                     JSON,
-                    "is required, or API_KEYS_FILE: a JSON array of {\"id\",\"key\",\"enabled\"}; 'ai-proxy keys new' prints an entry",
+                    "is required, or better API_KEYS_FILE, which names a file: a JSON array of {\"id\",\"key\",\"enabled\"}; 'ai-proxy keys new' makes an entry",
                 );
                 return None;
             }
         };
-        match Keys::parse(&json) {
-            Ok(keys) => Some(keys),
+        let judged = KeyList::parse(&json).and_then(|list| {
+            let mut problems = list.unknown_models(|alias| models.contains_key(alias));
+            if !list.has_enabled() {
+                problems.push("has no enabled key, so nobody could use the gateway".into());
+            }
+            if problems.is_empty() { Ok(list) } else { Err(problems) }
+        });
+        match judged {
+            Ok(list) => Some((list, file)),
             Err(messages) => {
                 messages.into_iter().for_each(|message| self.problem(variable, message));
                 None
@@ -434,8 +446,8 @@ impl Config {
             "http:// or https:// with a host and an optional port, without path, query or user",
             parse_base_url,
         );
-        let keys = reader.keys();
         let models = reader.models();
+        let keys = reader.keys(&models);
         let cors = reader.parsed(
             "CORS_ALLOW_ORIGINS",
             "'*' or origins such as https://app.example, separated by commas, without a path",
@@ -478,7 +490,7 @@ impl Config {
         }
         let credentials_file = reader.text(CREDENTIALS).map(PathBuf::from);
         match keys {
-            Some(keys) if reader.problems.is_empty() => Ok(Self {
+            Some((keys, keys_file)) if reader.problems.is_empty() => Ok(Self {
                 listen: SocketAddr::new(host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port),
                 tls,
                 redirect_port,
@@ -486,6 +498,7 @@ impl Config {
                 location: location.unwrap_or_else(|| "global".to_owned()),
                 base_url,
                 keys,
+                keys_file,
                 models,
                 cors: cors.unwrap_or(AllowedOrigins::Listed(Vec::new())),
                 max_body_bytes,
@@ -508,12 +521,6 @@ impl Config {
 pub(crate) fn variable_spelling(alias: &str) -> String {
     let spelled = alias.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
     spelled.collect()
-}
-
-fn is_alias(text: &str) -> bool {
-    (1..=128).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte))
-        && text.bytes().any(|byte| byte.is_ascii_alphanumeric())
 }
 
 fn parse_vertex_id(text: &str) -> Option<String> {

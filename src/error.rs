@@ -35,6 +35,33 @@ pub enum ApiError {
     /// No, an unknown, or a disabled key: always the same words.
     #[error("missing or invalid API key: send an issued key as 'x-api-key: <key>' or 'Authorization: Bearer <key>'")]
     InvalidApiKey,
+    /// The model exists, but not for this key.
+    #[error("this API key may not use that model; it may use: {0}")]
+    ModelNotAllowed(String),
+    /// The key's requests of the last minute are as many as it may send.
+    #[error("this API key may send {limit} requests a minute; try again in {} s", seconds(.wait))]
+    TooManyRequests {
+        /// The key's `rpm`.
+        limit: u32,
+        /// Until one more is admitted.
+        wait: Duration,
+    },
+    /// The key's running requests are as many as it may have.
+    #[error("this API key may have {limit} requests running at one time; try again when one of them has ended")]
+    TooManyRunning {
+        /// The key's `max_concurrent`.
+        limit: u32,
+        /// Until it is worth another try.
+        wait: Duration,
+    },
+    /// The key's tokens of today are used up.
+    #[error("the {limit} tokens that this API key may use in a day are used up; the next day begins at midnight UTC, in {} s", seconds(.wait))]
+    TokensUsedUp {
+        /// The key's `tokens_per_day`.
+        limit: u64,
+        /// Until the next day begins.
+        wait: Duration,
+    },
     /// No such route.
     #[error("there is nothing at this path; the API is under /v1, its documentation at /docs")]
     NotFound,
@@ -127,12 +154,16 @@ impl ApiError {
             Self::ModelNotFound { status, .. } => (*status, "model_not_found"),
             Self::InvalidApiKey => (401, "invalid_api_key"),
             Self::HttpsRequired => (403, "https_required"),
+            Self::ModelNotAllowed(_) => (403, "model_not_allowed"),
             Self::NotFound => (404, "not_found"),
             Self::MethodNotAllowed(_) => (405, "method_not_allowed"),
             Self::RequestTimeout => (408, "request_timeout"),
             Self::BodyTooLarge(_) => (413, "request_too_large"),
             Self::ContentEncoding => (415, "unsupported_content_encoding"),
             Self::Expectation => (417, "expectation_failed"),
+            Self::TooManyRequests { .. } => (429, "rate_limit_exceeded"),
+            Self::TooManyRunning { .. } => (429, "rate_limit_exceeded"),
+            Self::TokensUsedUp { .. } => (429, "insufficient_quota"),
             Self::HeadersTooLarge => (431, "headers_too_large"),
             Self::TransferEncoding => (501, "unsupported_transfer_encoding"),
             Self::UpstreamUnreachable => (502, "upstream_unreachable"),
@@ -159,6 +190,9 @@ impl ApiError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::UpstreamHtml(_) | Self::UpstreamBroke => "upstream_error",
+            // OpenAI's words for what has run out.
+            Self::TooManyRequests { .. } | Self::TooManyRunning { .. } => "requests",
+            Self::TokensUsedUp { .. } => "insufficient_quota",
             _ => match self.status() {
                 401 => "authentication_error",
                 400..=499 => "invalid_request_error",
@@ -172,9 +206,11 @@ impl ApiError {
     #[must_use]
     pub fn param(&self) -> Option<&'static str> {
         match self {
-            Self::MissingModel(_) | Self::InvalidModel | Self::DuplicateModel | Self::ModelNotFound { .. } => {
-                Some("model")
-            }
+            Self::MissingModel(_)
+            | Self::InvalidModel
+            | Self::DuplicateModel
+            | Self::ModelNotFound { .. }
+            | Self::ModelNotAllowed(_) => Some("model"),
             _ => None,
         }
     }
@@ -184,6 +220,9 @@ impl ApiError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::CredentialsUnavailable => Some(Duration::from_secs(2)),
+            Self::TooManyRequests { wait, .. }
+            | Self::TooManyRunning { wait, .. }
+            | Self::TokensUsedUp { wait, .. } => Some(*wait),
             Self::OutOfMemory | Self::UpstreamSaturated | Self::ShuttingDown => Some(Duration::from_secs(1)),
             _ => None,
         }
@@ -197,6 +236,12 @@ impl ApiError {
         let body = Body { message: &message, r#type: self.kind(), param: self.param(), code };
         serde_json::to_vec(&Envelope { error: body }).expect("strings always serialise")
     }
+}
+
+/// A wait in whole seconds, as `retry-after` has it: never less, and never none at all.
+#[must_use]
+pub fn seconds(wait: &Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! `budget` → `body` finds the model → `models` resolves it → `signatures` finds
 //! what Gemini 3 would miss → `body` splices → `credentials` give the bearer →
 //! `upstream` sends → `relay` (with `repair` for errors) passes the answer on, with
-//! a `tap` that only looks → `access_log` says what happened.
+//! a `tap` that only looks (for `tokens` and `signatures`) → `access_log` says what happened.
 //!
 //! `config` is read once, before all that; `command` holds what `main` can run.
 
@@ -34,6 +34,7 @@ pub mod server;
 pub mod signatures;
 pub mod tap;
 pub mod tls;
+pub mod tokens;
 pub mod transport;
 pub mod upstream;
 
@@ -46,8 +47,8 @@ pub struct App {
     project: Arc<str>,
     /// The random half of every request id.
     process: u64,
-    keys: keys::Keys,
-    models: models::Models,
+    keys: Arc<keys::Keys>,
+    models: Arc<models::Models>,
     signatures: signatures::Signatures,
     cors: config::AllowedOrigins,
     vertex: upstream::Vertex,
@@ -71,7 +72,12 @@ impl App {
         tls: &Arc<rustls::ClientConfig>,
         log: log::Log,
     ) -> Result<Self, String> {
-        let models = models::Models::new(&config.models, &config.location);
+        let models = Arc::new(models::Models::new(&config.models, &config.location));
+        let keys = Arc::new(keys::Keys::new(&config.keys, &models));
+        if let Some(file) = config.keys_file.clone() {
+            keys::watch(file, keys.clone(), models.clone(), log.clone())
+                .map_err(|error| format!("cannot watch API_KEYS_FILE: {error}"))?;
+        }
         let credentials =
             credentials::Credentials::start(config.credentials.clone(), &config.metadata_host, log.clone());
         let vertex = upstream::Vertex::new(&config, project, &models, credentials, tls)
@@ -87,7 +93,7 @@ impl App {
             pages: pages::Pages::render(&models, &config.location),
             signatures: signatures::Signatures::new(config.thought_signatures, &config.skip_value),
             models,
-            keys: config.keys,
+            keys,
             cors: config.cors,
             max_body_bytes: config.max_body_bytes,
             repair_errors: config.repair_errors,

@@ -23,7 +23,9 @@ pub struct ModelConfig {
 pub struct Model {
     /// The client's name for it.
     pub alias: Arc<str>,
-    /// The Vertex id as a JSON string, quotes included: what takes the place of the client's value.
+    /// The Vertex id.
+    pub vertex_id: Arc<str>,
+    /// The same as a JSON string, quotes included: what takes the place of the client's value.
     pub quoted_id: Bytes,
     /// The index of its location in [`Models::locations`].
     pub location: usize,
@@ -47,9 +49,50 @@ pub struct Models {
     /// Sorted by alias.
     models: Vec<Model>,
     locations: Vec<String>,
+    all: Offer,
+    health_json: Bytes,
+}
+
+/// The aliases that a key may use, ready to be told.
+#[derive(Debug)]
+pub struct Offer {
+    /// Sorted.
+    aliases: Vec<Arc<str>>,
     names: String,
     list_json: Bytes,
-    health_json: Bytes,
+}
+
+impl Offer {
+    fn new<'a>(models: impl Iterator<Item = &'a Model>) -> Self {
+        let (mut aliases, mut objects) = (Vec::new(), Vec::new());
+        for model in models {
+            aliases.push(model.alias.clone());
+            objects.push(&*model.json);
+        }
+        Self {
+            names: aliases.join(", "),
+            list_json: [br#"{"object":"list","data":["#, &*objects.join(&b','), b"]}"].concat().into(),
+            aliases,
+        }
+    }
+
+    /// Whether this alias is among them.
+    #[must_use]
+    pub fn has(&self, alias: &str) -> bool {
+        self.aliases.binary_search_by(|own| (**own).cmp(alias)).is_ok()
+    }
+
+    /// The aliases in one line, for error messages.
+    #[must_use]
+    pub fn names(&self) -> &str {
+        &self.names
+    }
+
+    /// The body of `GET /v1/models`.
+    #[must_use]
+    pub fn list_json(&self) -> Bytes {
+        self.list_json.clone()
+    }
 }
 
 #[derive(Serialize)]
@@ -67,19 +110,12 @@ struct HealthJson<'a> {
     models: &'a [&'a str],
 }
 
-#[derive(Serialize)]
-struct ListJson<'a> {
-    object: &'static str,
-    data: &'a [ModelJson<'a>],
-}
-
 impl Models {
     /// Builds the table. `default_location` serves every alias that names none.
     #[must_use]
     pub fn new(configured: &BTreeMap<String, ModelConfig>, default_location: &str) -> Self {
         let mut locations = Vec::new();
         let mut models = Vec::with_capacity(configured.len());
-        let mut objects = Vec::with_capacity(configured.len());
         for (alias, model) in configured {
             let wanted = model.location.as_deref().unwrap_or(default_location);
             let location = locations.iter().position(|known| known == wanted).unwrap_or_else(|| {
@@ -95,18 +131,17 @@ impl Models {
             };
             models.push(Model {
                 alias: alias.as_str().into(),
+                vertex_id: model.vertex_id.as_str().into(),
                 quoted_id: to_json(&model.vertex_id),
                 needs_signatures: needs_signatures(&model.vertex_id),
                 location,
                 json: to_json(&object),
             });
-            objects.push(object);
         }
         let names: Vec<&str> = configured.keys().map(String::as_str).collect();
         Self {
-            list_json: to_json(&ListJson { object: "list", data: &objects }),
+            all: Offer::new(models.iter()),
             health_json: to_json(&HealthJson { ok: true, models: &names }),
-            names: names.join(", "),
             models,
             locations,
         }
@@ -130,16 +165,16 @@ impl Models {
         self.models.iter()
     }
 
-    /// The aliases in one line, for error messages.
+    /// What a key may use that is told nothing else.
     #[must_use]
-    pub fn names(&self) -> &str {
-        &self.names
+    pub fn all(&self) -> &Offer {
+        &self.all
     }
 
-    /// The body of `GET /v1/models`.
+    /// Those aliases that `is_offered` says.
     #[must_use]
-    pub fn list_json(&self) -> Bytes {
-        self.list_json.clone()
+    pub fn offer(&self, is_offered: impl Fn(&str) -> bool) -> Offer {
+        Offer::new(self.models.iter().filter(|model| is_offered(&model.alias)))
     }
 
     /// The body of `GET /health`.
@@ -147,6 +182,13 @@ impl Models {
     pub fn health_json(&self) -> Bytes {
         self.health_json.clone()
     }
+}
+
+/// Whether a text can be an alias.
+pub(crate) fn is_alias(text: &str) -> bool {
+    (1..=128).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte))
+        && text.bytes().any(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// Gemini does since version 3.
@@ -182,7 +224,8 @@ mod tests {
         assert_eq!(models.resolve("flash").unwrap().quoted_id, "\"google/gemini-2.5-flash\"");
         assert!(models.resolve("google/gemini-2.5-flash").is_none());
         assert!(models.resolve("").is_none());
-        assert_eq!(models.names(), "flash, lite, pro");
+        assert_eq!(models.all().names(), "flash, lite, pro");
+        assert!(models.all().has("pro") && !models.offer(|alias| alias != "pro").has("pro"));
     }
 
     #[test]
@@ -203,12 +246,13 @@ mod tests {
     fn model_objects_are_openais_plus_the_vertex_id() {
         let configured = BTreeMap::from([("flash".to_owned(), config("google/gemini-2.5-flash", None))]);
         let models = Models::new(&configured, "global");
-        let list: serde_json::Value = serde_json::from_slice(&models.list_json()).unwrap();
+        let list: serde_json::Value = serde_json::from_slice(&models.all().list_json()).unwrap();
         let object = &list["data"][0];
         assert_eq!(object["owned_by"], "google");
         assert_eq!(object["vertex_id"], "google/gemini-2.5-flash");
         let one: serde_json::Value = serde_json::from_slice(&models.resolve("flash").unwrap().json).unwrap();
         assert_eq!(&one, object);
+        assert_eq!(models.offer(|_| false).list_json(), r#"{"object":"list","data":[]}"#);
         assert_eq!(models.health_json(), r#"{"ok":true,"models":["flash"]}"#);
     }
 }

@@ -8,6 +8,7 @@ use crate::http1::{self, Exchange, Failure, Framing, Interruption};
 use crate::repair::{self, Repair};
 use crate::signatures::Notes;
 use crate::tap::{Form, Tap};
+use crate::tokens::Meter;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
@@ -88,11 +89,13 @@ pub async fn pass_on(
     let is_encoded = headers.contains_key(CONTENT_ENCODING);
     let readable = status.is_success() && !is_encoded;
     let form = if is_sse { Form::Stream } else { Form::Json(length_of(headers)) };
-    let mut tap = listener.filter(|_| readable).map(|listener| Tap::new(listener, form));
+    let mut tap = readable.then(|| Tap::new((Meter::new(), listener), form));
     let mut tail = Tail::default();
     let copied = copy(exchange, &mut body, &mut tail, &mut tap).await;
     if let Some(tap) = tap {
-        tap.end();
+        let (meter, _) = tap.end();
+        exchange.charge(&meter);
+        exchange.record.tokens = meter.tokens();
     }
     match copied {
         Ok(()) => {
@@ -176,7 +179,7 @@ async fn copy(
     exchange: &mut Exchange<'_>,
     source: &mut Source,
     tail: &mut Tail,
-    tap: &mut Option<Tap<Notes>>,
+    tap: &mut Option<Tap<(Meter, Option<Notes>)>>,
 ) -> Result<(), Break> {
     loop {
         let ready = poll_fn(|cx| Poll::Ready(source.poll_piece(cx))).await;
@@ -194,6 +197,9 @@ async fn copy(
                 tail.push(&data);
                 if let Some(tap) = tap {
                     tap.push(&data);
+                    // Before the client has the piece: its next request may be one too many.
+                    let (meter, _) = tap.listener();
+                    exchange.charge(meter);
                 }
                 exchange.piece(&data).await?;
             }

@@ -4,6 +4,7 @@ use crate::App;
 use crate::chat;
 use crate::error::ApiError;
 use crate::http1::{Answer, Exchange, Failure, Head, Method};
+use crate::keys::Key;
 use crate::pages;
 use std::sync::Arc;
 
@@ -67,16 +68,22 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
     if is_preflight(exchange) {
         return exchange.answer(preflight(&exchange.head)).await;
     }
+    let mut key = None;
     if path.starts_with(b"/v1/") || &path[..] == b"/v1" {
-        let key_id = authenticate(app, &exchange.head).ok_or(ApiError::InvalidApiKey)?;
-        exchange.record.key_id = Some(key_id);
+        let found = authenticate(app, &exchange.head).ok_or(ApiError::InvalidApiKey)?;
+        exchange.record.key_id = Some(found.id.clone());
+        key = Some(found);
     }
     if exchange.head.expectation_fails {
         return Err(ApiError::Expectation.into());
     }
     let route = route.ok_or(ApiError::NotFound)?;
+    let offer = key.as_ref().map_or(app.models.all(), |key| key.offer(&app.models));
     let answer = match (&route, exchange.head.method) {
-        (Route::Chat, Method::Post) => return chat::complete(app, exchange).await,
+        (Route::Chat, Method::Post) => {
+            let key = key.as_ref().ok_or(ApiError::InvalidApiKey)?;
+            return chat::complete(app, exchange, key).await;
+        }
         (Route::Chat, _) => return Err(ApiError::MethodNotAllowed(route.allowed()).into()),
         (_, Method::Get | Method::Head) => match route {
             Route::Splash => Answer::html(app.pages.splash.clone()),
@@ -84,19 +91,16 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
             Route::Health => Answer::json(200, app.models.health_json()),
             Route::Ready if app.vertex.is_ready() => Answer::json(200, pages::READY),
             Route::Ready => return Err(ApiError::CredentialsUnavailable.into()),
-            Route::Models => Answer::json(200, app.models.list_json()),
+            Route::Models => Answer::json(200, offer.list_json()),
             Route::Model(alias) => {
+                let aliases = || offer.names().to_owned();
                 let model = percent_decoded(alias).and_then(|alias| app.models.resolve(&alias));
-                match model {
-                    Some(model) => {
-                        exchange.record.alias = Some(model.alias.clone());
-                        Answer::json(200, model.json.clone())
-                    }
-                    None => {
-                        let aliases = app.models.names().to_owned();
-                        return Err(ApiError::ModelNotFound { aliases, status: 404 }.into());
-                    }
+                let model = model.ok_or_else(|| ApiError::ModelNotFound { aliases: aliases(), status: 404 })?;
+                exchange.record.alias = Some(model.alias.clone());
+                if !offer.has(&model.alias) {
+                    return Err(ApiError::ModelNotAllowed(aliases()).into());
                 }
+                Answer::json(200, model.json.clone())
             }
             Route::Chat => return Err(ApiError::MethodNotAllowed(route.allowed()).into()),
         },
@@ -105,8 +109,8 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
     exchange.answer(answer).await
 }
 
-/// The id of the first valid key among all that are presented.
-fn authenticate(app: &App, head: &Head) -> Option<Arc<str>> {
+/// The first valid key among all that are presented.
+fn authenticate(app: &App, head: &Head) -> Option<Arc<Key>> {
     head.values("x-api-key")
         .chain(head.values("authorization").filter_map(bearer))
         .find_map(|presented| app.keys.authenticate(presented))

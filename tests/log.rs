@@ -27,6 +27,11 @@ fn assert_fields(line: &Value) {
         "request_bytes",
         "response_bytes",
         "overhead_ms",
+        "model",
+        "prompt_tokens",
+        "cached_tokens",
+        "completion_tokens",
+        "reasoning_tokens",
         "outcome",
     ] {
         assert!(line.get(name).is_some(), "no {name} in {line}");

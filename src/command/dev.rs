@@ -4,7 +4,7 @@ use super::serve::{serve, start_runtime};
 use super::{fail, proxy, refuse_configuration, say};
 use crate::config::{Config, CredentialsSource, Environment, Problem};
 use crate::emulator;
-use crate::keys::NewKey;
+use crate::keys::{NewEntry, NewKey};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -45,6 +45,8 @@ pub(super) fn run() -> ExitCode {
         Ok(config) => config,
         Err(problems) => return refuse_configuration(&problems),
     };
+    // It may hold keys, of which nothing but digests is needed any more.
+    drop(environment);
     config.credentials = CredentialsSource::MetadataServer;
     let aliases: Vec<String> = config.models.keys().cloned().collect();
     let scheme = if config.tls.is_some() { "https" } else { "http" };
@@ -68,7 +70,7 @@ fn prepare(environment: &mut Environment, emulator: SocketAddr) -> Result<Option
         return Ok(None);
     }
     let key = NewKey::generate().map_err(|_| "the system gives no random bytes")?;
-    environment.set("API_KEYS_JSON", format!("[{}]", key.entry("dev")));
+    environment.set("API_KEYS_JSON", format!("[{}]", NewEntry::new("dev", key.secret(true)).to_json()));
     Ok(Some(key))
 }
 

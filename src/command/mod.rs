@@ -25,11 +25,8 @@ pub enum Command {
     Dev,
     /// Judge the configuration, and with `--live` what Google says.
     Check(check::Options),
-    /// Make a key for an owner.
-    NewKey {
-        /// The id of the entry.
-        id: String,
-    },
+    /// Make keys, or change the file that holds them.
+    Keys(keys::Request),
     /// Print the help.
     Help,
     /// Print the version.
@@ -51,6 +48,9 @@ impl Command {
                 Long("version") | Short('V') => return Ok(Self::Version),
                 Long("live") => check.live = true,
                 Long("json") => check.json = true,
+                Value(value) if values.is_empty() && value == "keys" => {
+                    return Ok(keys::Request::parse(&mut words)?.map_or(Self::Help, Self::Keys));
+                }
                 Value(value) => values.push(value.into_string().map_err(|_| "arguments must be UTF-8")?),
                 other => return Err(other.unexpected()),
             }
@@ -64,9 +64,6 @@ impl Command {
             ["dev"] => Ok(Self::Dev),
             ["check"] => Ok(Self::Check(check)),
             ["help"] => Ok(Self::Help),
-            ["keys", "new"] => Ok(Self::NewKey { id: "my-laptop".to_owned() }),
-            ["keys", "new", id] => Ok(Self::NewKey { id: id.to_owned() }),
-            ["keys", ..] => Err("the only command for keys is 'keys new [ID]'".into()),
             ["serve" | "dev" | "check" | "help", word, ..] => {
                 Err(format!("'{word}' is one argument too many; see 'ai-proxy --help'").into())
             }
@@ -80,7 +77,7 @@ impl Command {
             Self::Serve => serve::run(),
             Self::Dev => dev::run(),
             Self::Check(options) => check::run(options),
-            Self::NewKey { id } => keys::new(&id),
+            Self::Keys(request) => request.run(),
             Self::Help => say(HELP),
             Self::Version => say(concat!("ai-proxy ", env!("CARGO_PKG_VERSION"), "\n")),
         }
@@ -128,13 +125,23 @@ Usage:
   ai-proxy dev            run it in front of an embedded emulator of Vertex AI
   ai-proxy check          judge the configuration, without network; for CI with --json
   ai-proxy check --live   ask Google too: token, project, each model, streaming, clock
-  ai-proxy keys new [ID]  print a new key and its JSON entry
+  ai-proxy keys new [ID]  make a key, shown once: add it to the file, or without one print its entry
+  ai-proxy keys rotate ID    a further key for ID; with --overlap 24h the old one ends then
+  ai-proxy keys disable ID, enable ID   all keys of ID, or the one of --key SHA-256-PREFIX
+  ai-proxy keys list      who has keys, in what state, with what limits; never a key
+  ai-proxy keys hash [ID] put digests in the place of keys; without a file, or with -, print that of stdin's key
+  ai-proxy keys prune     remove what is disabled or expired
   ai-proxy --help, --version
+
+Options of 'keys' (the file is API_KEYS_FILE, unless --file FILE names another):
+  --hashed, --plain       store the digest (a file's default) or the key itself
+  --expires WHEN          2030-12-31T23:59:59Z, 90d or never
+  --models ALIAS,ALIAS  --rpm N  --max-concurrent N  --tokens-per-day N
 
 Environment (defaults in brackets):
   PORT [8080]  HOST [0.0.0.0; dev: 127.0.0.1]
-  API_KEYS_JSON                  [{\"id\":\"me\",\"key\":\"sk_live_...\",\"enabled\":true}]  (required)
-  API_KEYS_FILE                  a file with the same, instead
+  API_KEYS_FILE                  a file with the issued keys, read again when it changes  (required, or the next)
+  API_KEYS_JSON                  [{\"id\":\"me\",\"key\":\"sk_live_...\",\"enabled\":true}]
   TLS_CERT_FILE, TLS_KEY_FILE    certificate chain and key in PEM form [TLS ends elsewhere]
   ACME_DOMAINS                   or: names to have a certificate issued for, by ACME
   ACME_EMAIL, ACME_CACHE_DIR     where the authority may write to; folder that outlives a restart
@@ -175,7 +182,8 @@ mod tests {
     fn words() {
         assert_eq!(parse(&[]).unwrap(), Command::Serve);
         assert_eq!(parse(&["dev"]).unwrap(), Command::Dev);
-        assert_eq!(parse(&["keys", "new", "ci"]).unwrap(), Command::NewKey { id: "ci".into() });
+        assert!(matches!(parse(&["keys", "new", "ci"]).unwrap(), Command::Keys(_)));
+        assert_eq!(parse(&["keys", "new", "--help"]).unwrap(), Command::Help);
         assert_eq!(parse(&["dev", "--help"]).unwrap(), Command::Help);
         for bad in [
             &["serve", "x"][..],

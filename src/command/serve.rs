@@ -31,6 +31,8 @@ pub(super) fn run() -> ExitCode {
         Ok(config) => config,
         Err(problems) => return refuse_configuration(&problems),
     };
+    // It may hold keys, of which nothing but digests is needed any more.
+    drop(environment);
     let runtime = match start_runtime() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start: {error}")),

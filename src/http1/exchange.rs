@@ -6,7 +6,9 @@ use super::head::{BodyLength, Head, Method};
 use crate::access_log::{Outcome, Record};
 use crate::budget::BodyBudget;
 use crate::config::AllowedOrigins;
-use crate::error::ApiError;
+use crate::error::{self, ApiError};
+use crate::keys::{self, Admission};
+use crate::tokens::Meter;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use std::future::Future;
@@ -20,6 +22,9 @@ const COPIED_PIECE_BYTES: usize = 4 * 1024;
 const QUEUED_BYTES: usize = 32 * 1024;
 /// After a refusal an unread body of at most this many bytes is read, so that the connection can live on.
 const DISCARDED_BODY_BYTES: u64 = 64 * 1024;
+/// What pages of other origins may read of an answer's head.
+const EXPOSED_FIELDS: &[u8] =
+    b"access-control-expose-headers: x-request-id, server-timing, retry-after, x-ai-proxy-thought-signatures";
 /// The first allocation for a chunked body, in bytes.
 const CHUNKED_START_BYTES: usize = 16 * 1024;
 
@@ -103,7 +108,11 @@ impl From<&ApiError> for Answer {
             _ => {}
         }
         if let Some(wait) = error.retry_after() {
-            answer.fields.push(("retry-after", wait.as_secs().to_string()));
+            answer.fields.push(("retry-after", error::seconds(&wait).to_string()));
+        }
+        if matches!(error, ApiError::TokensUsedUp { .. }) {
+            // OpenAI's SDKs would try again at once, and there is nothing to be had today.
+            answer.fields.push(("x-should-retry", "false".into()));
         }
         answer
     }
@@ -114,6 +123,8 @@ pub struct Exchange<'c> {
     connection: &'c mut Connection,
     /// The request's head.
     pub head: Head,
+    /// The request's place among those of its key's id, where they are counted; given back before the log speaks.
+    pub admission: Option<Box<Admission>>,
     /// What the log line will say.
     pub record: Record,
     /// The `Origin` that may read the answer.
@@ -139,6 +150,7 @@ impl<'c> Exchange<'c> {
             connection,
             head,
             record,
+            admission: None,
             allowed_origin,
             answer_begun: false,
             framing: Framing::Empty,
@@ -287,10 +299,16 @@ impl<'c> Exchange<'c> {
         self.field("x-request-id", id.as_str().as_bytes());
         if let Some(origin) = self.allowed_origin.clone() {
             self.field("access-control-allow-origin", &origin);
-            self.field(
-                "access-control-expose-headers",
-                b"x-request-id, server-timing, retry-after, x-ai-proxy-thought-signatures",
-            );
+            let out = &mut self.connection.output;
+            out.extend_from_slice(EXPOSED_FIELDS);
+            if self.admission.is_some() {
+                out.extend_from_slice(b", ");
+                out.extend_from_slice(keys::FIELD_NAMES.as_bytes());
+            }
+            out.extend_from_slice(b"\r\n");
+        }
+        if let Some(admission) = &self.admission {
+            admission.write_fields(&mut self.connection.output);
         }
         if self.any_origin_matters {
             self.field("vary", b"Origin");
@@ -341,6 +359,9 @@ impl<'c> Exchange<'c> {
             return Ok(());
         }
         self.length_left = self.length_left.wrapping_sub(piece.len() as u64);
+        if self.framing == Framing::Counted && self.length_left == 0 {
+            self.release();
+        }
         if self.record.first_byte.is_none() {
             self.record.first_byte = Some(self.record.elapsed());
         }
@@ -386,8 +407,26 @@ impl<'c> Exchange<'c> {
         if self.framing == Framing::Chunked {
             self.connection.output.extend_from_slice(b"0\r\n\r\n");
         }
+        self.release();
         self.send_queued().await?;
         if self.framing == Framing::Counted && self.length_left != 0 { Err(Failure::Broken) } else { Ok(()) }
+    }
+
+    /// Counts what the answer has told so far of its tokens, where the key's id has limits.
+    pub fn charge(&mut self, meter: &Meter) {
+        if let Some(admission) = &mut self.admission
+            && let Some(tokens) = meter.tokens()
+        {
+            admission.charge(tokens.total());
+        }
+    }
+
+    /// Gives the request's place back with its last bytes, and not behind them: whoever has read them may send the next
+    /// request.
+    fn release(&mut self) {
+        if let Some(admission) = &mut self.admission {
+            admission.release();
+        }
     }
 
     /// Adds a last piece to a body that does not end regularly, which tells the client so; not if earlier bytes are

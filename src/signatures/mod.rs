@@ -9,13 +9,14 @@ mod memory;
 mod places;
 
 use crate::body::Edit;
-use crate::tap::Listener;
+use crate::tap::{Listener, WholeText};
 use bytes::Bytes;
+use memchr::memmem;
 use memory::Memory;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 /// What is done about missing signatures.
@@ -95,6 +96,7 @@ impl Signatures {
         (self.policy == Policy::Keep).then(|| Notes {
             memory: self.memory.clone(),
             key: key.clone(),
+            text: WholeText::default(),
             calls: Vec::new(),
         })
     }
@@ -109,16 +111,36 @@ fn json_string(text: &str) -> String {
 pub struct Notes {
     memory: Arc<Memory>,
     key: Arc<str>,
+    text: WholeText,
     /// The calls under way by choice and index, for fragments that do not name theirs.
     calls: Vec<((u64, u64), String)>,
 }
 
 /// Calls of one answer that are followed; no model makes as many.
 const MAX_CALLS: usize = 256;
+/// What stands in every answer that matters.
+static TOOL_CALLS: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(b"tool_calls"));
 
 impl Listener for Notes {
-    fn hear(&mut self, json: &[u8]) {
-        if memchr::memmem::find(json, b"tool_calls").is_none() {
+    fn concerns(&self, events: &[u8]) -> bool {
+        TOOL_CALLS.find(events).is_some()
+    }
+
+    fn hear(&mut self, part: &[u8]) {
+        self.text.push(part);
+    }
+
+    fn end_of_text(&mut self) {
+        if let Some(text) = self.text.take() {
+            self.note_answer(&text);
+        }
+    }
+}
+
+impl Notes {
+    /// Notes the signatures of an answer, or of a piece of one.
+    fn note_answer(&mut self, json: &[u8]) {
+        if TOOL_CALLS.find(json).is_none() {
             return;
         }
         let Ok(answer) = serde_json::from_slice::<Answer<'_>>(json) else { return };
@@ -133,9 +155,7 @@ impl Listener for Notes {
             }
         }
     }
-}
 
-impl Notes {
     fn note(&mut self, place: (u64, u64), call: Call<'_>) {
         if let Some(id) = call.id {
             self.calls.retain(|(known, _)| *known != place);
@@ -220,7 +240,7 @@ mod tests {
         let signatures = Signatures::new(Policy::Keep, "skip");
         let key: Arc<str> = "one".into();
         let mut notes = signatures.listener(&key).unwrap();
-        notes.hear(br#"{"choices":[{"delta":{"tool_calls":[{"extra_content":{"google":{"thought_signature":"A+/="}},"id":"c1"}]}}]}"#);
+        notes.note_answer(br#"{"choices":[{"delta":{"tool_calls":[{"extra_content":{"google":{"thought_signature":"A+/="}},"id":"c1"}]}}]}"#);
         let (text, count) = restored(&signatures, "one");
         assert!(text.contains(r#""thought_signature":"A+/=""#), "{text}");
         assert_eq!(count, Restored { kept: 1, skipped: 0 });
@@ -252,7 +272,7 @@ mod tests {
             r#"{"choices":5,"tool_calls":1}"#,
             "tool_calls",
         ] {
-            notes.hear(json.as_bytes());
+            notes.note_answer(json.as_bytes());
         }
         let now = Instant::now();
         assert_eq!(signatures.memory.get("k", "c1", now).as_deref(), Some("S1"));
@@ -268,8 +288,8 @@ mod tests {
         fn no_bytes_make_a_listener_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
             let signatures = Signatures::new(Policy::Keep, "skip");
             let mut notes = signatures.listener(&"k".into()).unwrap();
-            notes.hear(&bytes);
-            notes.hear(&[b"{\"choices\":[{\"delta\":{\"tool_calls\":[", &bytes[..], b"]}}]}"].concat());
+            notes.note_answer(&bytes);
+            notes.note_answer(&[b"{\"choices\":[{\"delta\":{\"tool_calls\":[", &bytes[..], b"]}}]}"].concat());
         }
     }
 }

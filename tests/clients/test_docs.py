@@ -82,16 +82,20 @@ def test_defaults_of_the_example():
     assert commented_out == {name: defaults[name] for name in commented_out}
 
 
-def test_example_is_valid_but_for_its_key():
-    """Nobody shall run with a key that everybody can read."""
-    example = 'set -a; . ./.env.example; set +a; {} "$PROGRAM" check'
+def test_example_is_valid_but_for_its_keys(tmp_path):
+    """Nobody shall run with a key that everybody can read: the first command makes one."""
+    load = f'set -a; . "{ROOT / ".env.example"}"; set +a; '
     environment = {"PATH": os.environ["PATH"], "PROGRAM": str(PROGRAM)}
-    as_it_is = ["bash", "-euc", example.format("")]
-    refused = subprocess.run(as_it_is, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    def run(commands):
+        words = ["bash", "-euc", load + commands]
+        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    refused = run('"$PROGRAM" check')
     assert refused.returncode == 64
-    assert re.fullmatch(r"API_KEYS_JSON: entry 1: 'key' is shorter .*\n", refused.stderr)
-    keys = """API_KEYS_JSON='[{"id":"me","key":"sk_live_0123456789abcdef"}]'"""
-    subprocess.run(["bash", "-euc", example.format(keys)], cwd=ROOT, env=environment, check=True)
+    assert re.fullmatch(r"API_KEYS_FILE: names a file that cannot be read.*\n", refused.stderr)
+    made = run('"$PROGRAM" keys new me && "$PROGRAM" check')
+    assert made.returncode == 0, made.stderr
 
 
 def test_error_codes():

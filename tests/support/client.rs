@@ -83,6 +83,8 @@ impl Response {
         assert!(error["message"].as_str().is_some_and(|message| !message.is_empty()), "{what}");
         assert!(error["param"].is_string() || error["param"].is_null(), "{what}");
         let kind = match status {
+            429 if code == "insufficient_quota" => "insufficient_quota",
+            429 => "requests",
             401 => "authentication_error",
             400..=499 => "invalid_request_error",
             502 | 504 => "upstream_error",

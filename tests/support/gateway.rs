@@ -1,6 +1,6 @@
 //! The gateway as a child process with an environment of its own.
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -41,11 +41,19 @@ pub(crate) fn keys_json() -> String {
 /// Runs the binary to its end with exactly this environment.
 #[track_caller]
 pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    run_with_input(arguments, environment, "")
+}
+
+/// The same with something to read on stdin.
+#[track_caller]
+pub(crate) fn run_with_input(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Output {
     let home = TempDir::new().expect("a temporary directory");
     let mut command = Command::new(BINARY);
     command.args(arguments).env_clear().env("HOME", home.path()).envs(environment.iter().copied());
     let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    // Whoever does not read it has ended before; its pipe is closed here in any case.
+    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
     let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
     let both = |out: &(Vec<u8>, bool)| out.1.then(|| out.0.clone());
     let (Some(stdout), Some(stderr)) = (stdout.wait_for(DEADLINE, both), stderr.wait_for(DEADLINE, both)) else {
@@ -273,6 +281,15 @@ impl Gateway {
     pub(crate) fn wait_for_log(&self, what: &str, found: impl Fn(&Value) -> bool) -> Value {
         self.output.wait(&format!("a log line: {what}"), |output| {
             output.lines.iter().filter_map(|line| serde_json::from_str(line).ok()).find(|line| found(line))
+        })
+    }
+
+    /// The `n`th line of the log (from 0) whose message begins so.
+    #[track_caller]
+    pub(crate) fn wait_for_message(&self, beginning: &str, n: usize) -> Value {
+        self.output.wait(&format!("a log line: {beginning}"), |output| {
+            let lines = output.lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            lines.filter(|line| line["message"].as_str().is_some_and(|text| text.starts_with(beginning))).nth(n)
         })
     }
 

@@ -17,7 +17,7 @@ pub(crate) mod wait;
 
 pub(crate) use authority::{Authority, Pair};
 pub(crate) use client::{Client, End, Request, Response};
-pub(crate) use gateway::{Gateway, run};
+pub(crate) use gateway::{Gateway, run, run_with_input};
 pub(crate) use h2::{H2Exchange, H2Upstream, Treatment};
 pub(crate) use metadata::{Metadata, TokenAnswer};
 pub(crate) use tunnel::Tunnel;

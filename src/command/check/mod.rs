@@ -89,7 +89,7 @@ fn judge_configuration(config: &Config, identity: &Identity, report: &mut Report
     let project = config.project.as_deref().unwrap_or("not set: the metadata server has to tell");
     report.add(Finding::ok("project", project));
     report.add(Finding::ok("location", config.location.as_str()));
-    report.add(Finding::ok("keys", config.keys.count().to_string()));
+    report.add(Finding::ok("keys", config.keys.entries().len().to_string()));
     report.add(Finding::ok("credentials", identity.to_string()));
     if let Some(source) = &config.tls {
         report.add(judge_certificate(source));

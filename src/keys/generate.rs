@@ -1,0 +1,44 @@
+//! New keys: the only key text that the program ever shows.
+
+use super::digest::KeyDigest;
+use super::entry::Secret;
+use aws_lc_rs::rand;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use std::fmt;
+
+/// Random bytes in a generated key.
+const NEW_KEY_BYTES: usize = 32;
+
+/// A key that was just made. Its text comes out only through [`reveal`](Self::reveal).
+pub struct NewKey(String);
+
+impl NewKey {
+    /// A new key: `sk_live_` and 32 random bytes in URL-safe base64.
+    ///
+    /// # Errors
+    /// When the system gives no random bytes.
+    pub fn generate() -> Result<Self, aws_lc_rs::error::Unspecified> {
+        let mut random = [0; NEW_KEY_BYTES];
+        rand::fill(&mut random)?;
+        Ok(Self(format!("sk_live_{}", URL_SAFE_NO_PAD.encode(random))))
+    }
+
+    /// The key's text, for its owner's eyes.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// What an entry says of it: the digest, or the key itself where the list is to hold it.
+    #[must_use]
+    pub fn secret(&self, hashed: bool) -> Secret {
+        if hashed { Secret::Hashed(KeyDigest::of(self.0.as_bytes())) } else { Secret::Plain(self.0.clone()) }
+    }
+}
+
+impl fmt::Debug for NewKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NewKey(hidden)")
+    }
+}

@@ -1,0 +1,272 @@
+//! Finds the value of one top-level field in a JSON object that comes in parts, and holds nothing but that value.
+//!
+//! It knows as much of JSON as tells a top-level field from a text or a nested object that looks like one. A text that
+//! is not one whole object has no such field. What the value itself is worth is for a parser to say.
+
+/// More of a value is not kept, in bytes. What is cut off is no JSON any more.
+const MAX_VALUE_BYTES: usize = 16 * 1024;
+
+/// Looks for one field.
+#[derive(Debug)]
+pub(super) struct Finder {
+    name: &'static [u8],
+    state: State,
+    /// Objects and arrays that are open within a top-level value.
+    depth: u32,
+    /// Behind a backslash within a string.
+    is_escaped: bool,
+    /// The value under way is the one that is looked for.
+    is_wanted: bool,
+    found: bool,
+    value: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Before the object.
+    Start,
+    BeforeKey,
+    /// In a key, of which so many bytes are those of the name; `None` once one is not.
+    Key(Option<usize>),
+    BeforeColon,
+    /// In a value, outside of strings.
+    Value,
+    /// In a string of a value.
+    String,
+    /// Behind the object.
+    End,
+    /// This is not one object, or not one that is understood.
+    Broken,
+}
+
+impl Finder {
+    /// Looks for `name`.
+    pub(super) fn new(name: &'static [u8]) -> Self {
+        Self {
+            name,
+            state: State::Start,
+            depth: 0,
+            is_escaped: false,
+            is_wanted: false,
+            found: false,
+            value: Vec::new(),
+        }
+    }
+
+    /// Reads the next part of the text.
+    pub(super) fn push(&mut self, mut part: &[u8]) {
+        while !part.is_empty() {
+            let read = match self.state {
+                State::Broken => return,
+                State::String => self.read_string(part),
+                State::Value => self.read_value(part),
+                _ => self.read_between(part),
+            };
+            part = part.get(read..).unwrap_or_default();
+        }
+    }
+
+    /// Ends the text: the field's value, the last one where it stands twice. The next part begins another text.
+    pub(super) fn finish(&mut self) -> Option<&mut Vec<u8>> {
+        let found = self.found && self.state == State::End;
+        (self.state, self.depth, self.is_escaped, self.is_wanted, self.found) = (State::Start, 0, false, false, false);
+        found.then_some(&mut self.value)
+    }
+
+    /// Reads up to what ends a run of one kind, and says how far that was.
+    fn read_string(&mut self, part: &[u8]) -> usize {
+        let read = if std::mem::take(&mut self.is_escaped) {
+            1
+        } else {
+            match memchr::memchr2(b'"', b'\\', part) {
+                None => part.len(),
+                Some(at) => {
+                    if part.get(at) == Some(&b'"') {
+                        self.state = State::Value;
+                    } else {
+                        self.is_escaped = true;
+                    }
+                    at + 1
+                }
+            }
+        };
+        self.keep(part, read);
+        read
+    }
+
+    fn read_value(&mut self, part: &[u8]) -> usize {
+        let mut read = 0;
+        for byte in part {
+            match (byte, self.depth) {
+                (b'"', _) => {
+                    self.state = State::String;
+                    read += 1;
+                    break;
+                }
+                (b'{' | b'[', _) => match self.depth.checked_add(1) {
+                    Some(depth) => self.depth = depth,
+                    None => self.state = State::Broken,
+                },
+                (b'}', 0) => self.state = State::End,
+                (b',', 0) => self.state = State::BeforeKey,
+                (b']', 0) => self.state = State::Broken,
+                (b'}' | b']', _) => self.depth -= 1,
+                _ => {}
+            }
+            if self.state != State::Value {
+                // The byte that ended it is no part of it.
+                self.keep(part, read);
+                return read + 1;
+            }
+            read += 1;
+        }
+        self.keep(part, read);
+        read
+    }
+
+    /// Reads one byte that stands outside of values.
+    fn read_between(&mut self, part: &[u8]) -> usize {
+        let Some(byte) = part.first() else { return 0 };
+        self.state = match (self.state, byte) {
+            (State::Key(Some(known)), b'"') => {
+                self.is_wanted = known == self.name.len();
+                State::BeforeColon
+            }
+            (State::Key(None), b'"') => {
+                self.is_wanted = false;
+                State::BeforeColon
+            }
+            // It could be any name, and nobody writes one so.
+            (State::Key(_), b'\\') => State::Broken,
+            (State::Key(known), byte) => {
+                State::Key(known.filter(|known| self.name.get(*known) == Some(byte)).map(|known| known + 1))
+            }
+            (state, b' ' | b'\t' | b'\n' | b'\r') => state,
+            (State::Start, b'{') => State::BeforeKey,
+            (State::BeforeKey, b'"') => State::Key(Some(0)),
+            (State::BeforeKey, b'}') => State::End,
+            (State::BeforeColon, b':') => {
+                if self.is_wanted {
+                    self.found = true;
+                    self.value.clear();
+                }
+                State::Value
+            }
+            _ => State::Broken,
+        };
+        1
+    }
+
+    /// Keeps what was read of a value, if it is the one.
+    fn keep(&mut self, part: &[u8], read: usize) {
+        if self.is_wanted {
+            let room = MAX_VALUE_BYTES.saturating_sub(self.value.len());
+            self.value.extend_from_slice(part.get(..read.min(room)).unwrap_or_default());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    fn find(parts: &[&[u8]]) -> Option<String> {
+        let mut finder = Finder::new(b"usage");
+        parts.iter().for_each(|part| finder.push(part));
+        finder.finish().map(|value| String::from_utf8_lossy(value.trim_ascii()).into_owned())
+    }
+
+    #[test]
+    fn only_the_top_level_field_counts() {
+        for (text, value) in [
+            (r#"{"usage":{"a":1}}"#, Some(r#"{"a":1}"#)),
+            (" {\n \"usage\" :\t[1, \"}\\\"]\"] , \"b\":2 } \r\n", Some(r#"[1, "}\"]"]"#)),
+            (r#"{"a":"\"usage\":{\"a\":1}","usage":null}"#, Some("null")),
+            (r#"{"a":"\\","usage":5,"b":"usage"}"#, Some("5")),
+            (r#"{"usage":1,"usage":2}"#, Some("2")),
+            (r#"{"usage":{"usage":3}}"#, Some(r#"{"usage":3}"#)),
+            (r#"{"a":{"usage":3},"b":[{"usage":3}]}"#, None),
+            (r#"{"usage ":1,"usag":2,"Usage":3,"usages":4}"#, None),
+            (r#"{"a":"usage"}"#, None),
+            (r#"{"us\u0061ge":1,"usage":2}"#, None),
+            (r#"{"usage":1"#, None),
+            (r#"{"usage":1} x"#, None),
+            (r#"{"usage":1}{"usage":2}"#, None),
+            (r#"[{"usage":1}]"#, None),
+            (r#"{"usage":1]"#, None),
+            (r#""usage""#, None),
+            ("[DONE]", None),
+            ("{}", None),
+            ("", None),
+        ] {
+            assert_eq!(find(&[text.as_bytes()]).as_deref(), value, "{text}");
+            let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+            assert_eq!(find(&bytes).as_deref(), value, "{text} in single bytes");
+        }
+    }
+
+    #[test]
+    fn a_broken_text_does_not_spoil_the_next() {
+        let mut finder = Finder::new(b"usage");
+        for broken in [r#"{"usage":{"a":"\"#, r#"{"usage":[[[["#, r#"{"us"#, r#"}"#] {
+            finder.push(broken.as_bytes());
+            assert!(finder.finish().is_none(), "{broken}");
+            finder.push(br#"{"usage":7}"#);
+            assert_eq!(finder.finish().unwrap(), b"7", "after {broken}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_a_bounded_value_is_held() {
+        let mut finder = Finder::new(b"usage");
+        finder.push(br#"{"a":"#);
+        for _ in 0..100 {
+            finder.push(&[b'['; 100_000]);
+        }
+        finder.push(&vec![b']'; 10_000_000]);
+        assert_eq!(finder.value.capacity(), 0);
+        finder.push(br#","usage":""#);
+        finder.push(&vec![b'x'; 10_000_000]);
+        finder.push(b"\"}");
+        assert_eq!(finder.finish().unwrap().len(), MAX_VALUE_BYTES);
+        assert!(finder.value.capacity() <= 2 * MAX_VALUE_BYTES);
+    }
+
+    /// Any JSON, rich in what could be mistaken.
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<i32>().prop_map(Value::from),
+            r#"("|\\|usage|:|\{|\}|,|\[|\]|é|a){0,6}"#.prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::hash_map("(usage|usag|a|é)", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_a_parser_however_the_text_is_cut(value in json(), pretty: bool, cut in any::<proptest::sample::Index>()) {
+            let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
+            let expected = value.as_object().and_then(|object| object.get("usage"));
+            let (one, two) = text.as_bytes().split_at(cut.index(text.len() + 1));
+            let found = find(&[one, two]).map(|value| serde_json::from_str::<Value>(&value).unwrap());
+            prop_assert_eq!(found.as_ref(), expected);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic_and_cuts_change_nothing(
+            bytes in proptest::collection::vec(prop_oneof![any::<u8>(), proptest::sample::select(&br#"{}[]",:\usage"#[..])], 0..80),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let (one, two) = bytes.split_at(cut.index(bytes.len() + 1));
+            prop_assert_eq!(find(&[one, two]), find(&[&bytes]));
+        }
+    }
+}
