@@ -34,6 +34,7 @@ pub mod signatures;
 pub mod tap;
 pub mod tokens;
 pub mod upstream;
+pub mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,6 +5,7 @@ mod dev;
 mod keys;
 mod proxy;
 mod serve;
+mod usage;
 
 use crate::config::Problem;
 use crate::upstream::NoCertificates;
@@ -30,6 +31,8 @@ pub enum Command {
         /// The id of the entry.
         id: String,
     },
+    /// Sum up a log.
+    Usage(usage::Arguments),
     /// Print the help.
     Help,
     /// Print the version.
@@ -48,6 +51,10 @@ impl Command {
             match word {
                 Long("help") | Short('h') => return Ok(Self::Help),
                 Long("version") | Short('V') => return Ok(Self::Version),
+                Value(value) if values.is_empty() && value == "usage" => {
+                    let arguments = usage::Arguments::parse(&mut words, jiff::Timestamp::now())?;
+                    return Ok(arguments.map_or(Self::Help, Self::Usage));
+                }
                 Value(value) => values.push(value.into_string().map_err(|_| "arguments must be UTF-8")?),
                 other => return Err(other.unexpected()),
             }
@@ -75,6 +82,7 @@ impl Command {
             Self::Dev => dev::run(),
             Self::Check => check::run(),
             Self::NewKey { id } => keys::new(&id),
+            Self::Usage(arguments) => usage::run(arguments),
             Self::Help => say(HELP),
             Self::Version => say(concat!("ai-proxy ", env!("CARGO_PKG_VERSION"), "\n")),
         }
@@ -122,7 +130,16 @@ Usage:
   ai-proxy dev            run it in front of an embedded emulator of Vertex AI
   ai-proxy check          judge the configuration, without network
   ai-proxy keys new [ID]  print a new key and its JSON entry
+  ai-proxy usage [FILE...]  sum up a log: requests, tokens, errors, latency, cost
   ai-proxy --help, --version
+
+Of usage (no FILE: stdin):
+  --by LIST                      of month, day, hour, key, alias, model, status, outcome; or total [day,key,alias]
+  --since TIME, --until TIME     2026-11-26, 2026-11-26T08:00:00Z, or ago: 12h, 7d
+  --prices FILE                  prices in place of the embedded ones
+  --json                         for programs
+  --gcloud                       let gcloud read Cloud Logging, with
+    --project ID [GOOGLE_CLOUD_PROJECT]  --service NAME [CLOUD_RUN_SERVICE, or ai-proxy]  --freshness 7d [1d]
 
 Environment (defaults in brackets):
   PORT [8080]  HOST [0.0.0.0; dev: 127.0.0.1]
