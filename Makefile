@@ -1,7 +1,7 @@
 # `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test lint test-rust clients agents pi image test-deploy deny shellcheck
+.PHONY: help dev release test lint test-rust clients agents pi image tls test-deploy deny shellcheck
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ pi: ## the pi sandbox (needs a Docker engine)
 
 image: ## build the container image and test it (needs a Docker engine)
 	@tests/run image
+
+tls: ## TLS of its own, with a real ACME server (needs pebble) and a scanner
+	@tests/run tls
 
 test-deploy: ## test the deploy scripts (needs bats and jq) and the manifests
 	@tests/run deploy

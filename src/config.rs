@@ -6,6 +6,7 @@ use crate::json::{self, Fields};
 use crate::keys::{Keys, place};
 use crate::models::ModelConfig;
 use crate::signatures::Policy;
+use crate::tls;
 use http::uri::Authority;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +25,10 @@ const DEFAULT_UPSTREAM_TIMEOUT: Duration = Duration::from_secs(600);
 /// What Google documents for histories that come from another model. Whether this endpoint wants it so or in base64 is
 /// not publicly known.
 const DEFAULT_SKIP_VALUE: &str = "skip_thought_signature_validator";
+/// The directory of Let's Encrypt.
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+/// Let's Encrypt takes no more names for one certificate.
+const MAX_DOMAINS: usize = 100;
 /// Where Google Cloud's machines find their metadata server.
 const METADATA_HOST: &str = "metadata.google.internal";
 
@@ -34,6 +39,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The Google Cloud project; `None` means that the metadata server has to tell.
     pub project: Option<String>,
+    /// Where the certificate for clients comes from; `None` means that TLS ends elsewhere.
+    pub tls: Option<tls::Source>,
+    /// The port that leads browsers from http to https.
+    pub redirect_port: Option<u16>,
     /// The default location.
     pub location: String,
     /// Overrides scheme, host and port of upstream.
@@ -258,6 +267,66 @@ impl Reader<'_> {
         }
     }
 
+    /// The certificate for clients: from two files or by ACME, or none.
+    fn tls(&mut self) -> Option<tls::Source> {
+        const EXCLUSIVE: &str = "must not be set together with TLS_CERT_FILE";
+        let (chain, key) = (self.text("TLS_CERT_FILE"), self.text("TLS_KEY_FILE"));
+        let acme = self.acme();
+        match (chain, key) {
+            (None, None) => acme.map(tls::Source::Acme),
+            (Some(_), None) => {
+                self.problem("TLS_KEY_FILE", "is required with TLS_CERT_FILE");
+                None
+            }
+            (None, Some(_)) => {
+                self.problem("TLS_CERT_FILE", "is required with TLS_KEY_FILE");
+                None
+            }
+            (Some(_), Some(_)) if acme.is_some() => {
+                self.problem("ACME_DOMAINS", EXCLUSIVE);
+                None
+            }
+            (Some(chain), Some(key)) => {
+                let files = tls::Files { chain: chain.into(), key: key.into() };
+                match files.load() {
+                    Ok(loaded) => Some(tls::Source::Files(files, loaded)),
+                    Err(problem) => {
+                        self.problem(problem.variable, problem.message);
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    fn acme(&mut self) -> Option<tls::Acme> {
+        let before = self.problems.len();
+        let domains = self.parsed("ACME_DOMAINS", "full names such as ai.example.com, comma-separated", parse_domains);
+        let email = self.parsed("ACME_EMAIL", "an e-mail address", parse_email);
+        let cache = self.text("ACME_CACHE_DIR");
+        let directory_url = self.parsed("ACME_DIRECTORY_URL", "an https URL", parse_directory_url);
+        if self.problems.len() > before {
+            return None;
+        }
+        let Some(domains) = domains else {
+            let given = [
+                ("ACME_EMAIL", email.is_some()),
+                ("ACME_CACHE_DIR", cache.is_some()),
+                ("ACME_DIRECTORY_URL", directory_url.is_some()),
+            ];
+            for (variable, _) in given.into_iter().filter(|(_, is_given)| *is_given) {
+                self.problem(variable, "does nothing without ACME_DOMAINS");
+            }
+            return None;
+        };
+        let Some(cache) = cache else {
+            self.problem("ACME_CACHE_DIR", "is required with ACME_DOMAINS: a folder that outlives a restart");
+            return None;
+        };
+        let directory_url = directory_url.unwrap_or_else(|| LETS_ENCRYPT.to_owned());
+        Some(tls::Acme { domains, email, cache: cache.into(), directory_url })
+    }
+
     fn models(&mut self) -> BTreeMap<String, ModelConfig> {
         const JSON: &str = "MODEL_ALIASES_JSON";
         const ID_FORM: &str = "'publisher/model', such as google/gemini-2.5-flash";
@@ -353,6 +422,11 @@ impl Config {
         let mut reader = Reader { environment, problems: Vec::new() };
         let port = reader.number("PORT", 0, 65_535).and_then(|port| u16::try_from(port).ok()).unwrap_or(8080);
         let host = reader.parsed("HOST", "an IP address such as 0.0.0.0 or ::1", |text| text.parse().ok());
+        let tls = reader.tls();
+        let redirect_port = reader.number("HTTP_REDIRECT_PORT", 0, 65_535).and_then(|port| u16::try_from(port).ok());
+        if redirect_port.is_some() && tls.is_none() && reader.problems.is_empty() {
+            reader.problem("HTTP_REDIRECT_PORT", "needs TLS: set TLS_CERT_FILE and TLS_KEY_FILE, or ACME_DOMAINS");
+        }
         let project = reader.parsed("GOOGLE_CLOUD_PROJECT", "a project id or number", parse_project);
         let location = reader.parsed("GOOGLE_CLOUD_LOCATION", LOCATION_FORM, parse_location);
         let base_url = reader.parsed(
@@ -406,6 +480,8 @@ impl Config {
         match keys {
             Some(keys) if reader.problems.is_empty() => Ok(Self {
                 listen: SocketAddr::new(host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port),
+                tls,
+                redirect_port,
                 project,
                 location: location.unwrap_or_else(|| "global".to_owned()),
                 base_url,
@@ -482,6 +558,49 @@ fn parse_origins(text: &str) -> Option<AllowedOrigins> {
     origins.map(AllowedOrigins::Listed)
 }
 
+/// Names that an authority can issue for by TLS-ALPN-01: neither wildcards nor addresses.
+fn parse_domains(text: &str) -> Option<Vec<String>> {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let is_domain = |name: &str| {
+        let last = name.rsplit('.').next().unwrap_or_default();
+        name.len() <= 253
+            && name.contains('.')
+            && name.split('.').all(is_label)
+            && !last.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let mut domains: Vec<String> = Vec::new();
+    for name in text.split(',').map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty()) {
+        if !is_domain(&name) || domains.len() == MAX_DOMAINS {
+            return None;
+        }
+        if !domains.contains(&name) {
+            domains.push(name);
+        }
+    }
+    (!domains.is_empty()).then_some(domains)
+}
+
+fn parse_email(text: &str) -> Option<String> {
+    let (name, host) = text.rsplit_once('@')?;
+    let fits = !name.is_empty()
+        && host.contains('.')
+        && text.len() <= 254
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && !b",:<>\"?".contains(&byte));
+    fits.then(|| text.to_owned())
+}
+
+fn parse_directory_url(text: &str) -> Option<String> {
+    let url: http::Uri = text.parse().ok()?;
+    let fits =
+        url.scheme_str() == Some("https") && url.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    fits.then(|| text.to_owned())
+}
+
 /// An origin as browsers send it. Other schemes than http belong to browser extensions and desktop shells.
 fn parse_origin(text: &str) -> Option<String> {
     let (scheme, authority) = text.split_once("://")?;
@@ -551,6 +670,11 @@ mod tests {
             "THOUGHT_SIGNATURES",
             "THOUGHT_SIGNATURE_SKIP_VALUE",
             "GCE_METADATA_HOST",
+            "TLS_CERT_FILE",
+            "ACME_DOMAINS",
+            "ACME_EMAIL",
+            "ACME_DIRECTORY_URL",
+            "HTTP_REDIRECT_PORT",
         ];
         for name in bad {
             environment.set(name, "S3CRET value!".to_owned());
@@ -559,6 +683,9 @@ mod tests {
         let mut named: Vec<&str> = problems.iter().map(|problem| problem.variable.as_str()).collect();
         named.sort_unstable();
         let mut expected = bad.to_vec();
+        expected.retain(|name| *name != "TLS_CERT_FILE");
+        // Named in its place, since it is what is missing.
+        expected.push("TLS_KEY_FILE");
         expected.sort_unstable();
         assert_eq!(named, expected);
         assert!(!problems.iter().any(|problem| problem.message.contains("S3CRET")));
@@ -612,6 +739,35 @@ mod tests {
         assert!(parse_origins("*").unwrap().allows(b"https://any"));
         assert!(parse_origins("https://a.example/path").is_none());
         assert!(parse_origins("a.example").is_none());
+    }
+
+    #[test]
+    fn certificates_come_from_one_place() {
+        let acme = ("ACME_DOMAINS", "AI.example.com, b.example.com,ai.example.com");
+        let config = parse(&[acme, ("ACME_CACHE_DIR", "/var/lib/acme"), ("ACME_EMAIL", "me@example.com")]).unwrap();
+        let Some(tls::Source::Acme(settings)) = config.tls else { panic!("ACME was asked for") };
+        assert_eq!(settings.domains, ["ai.example.com", "b.example.com"]);
+        assert_eq!(settings.directory_url, LETS_ENCRYPT);
+        assert!(problems(&[acme])[0].starts_with("ACME_CACHE_DIR: is required"));
+        assert!(problems(&[("ACME_EMAIL", "me@example.com")])[0].starts_with("ACME_EMAIL: does nothing"));
+        assert!(problems(&[("TLS_KEY_FILE", "/x")])[0].starts_with("TLS_CERT_FILE: is required"));
+        assert!(problems(&[("HTTP_REDIRECT_PORT", "80")])[0].starts_with("HTTP_REDIRECT_PORT: needs TLS"));
+        let both = [acme, ("ACME_CACHE_DIR", "/x"), ("TLS_CERT_FILE", "/x"), ("TLS_KEY_FILE", "/x")];
+        assert!(problems(&both)[0].starts_with("ACME_DOMAINS: must not"));
+    }
+
+    #[test]
+    fn domains_are_what_can_be_validated() {
+        for bad in ["localhost", "*.example.com", "127.0.0.1", "a..b", "-a.example", "a_b.example", ",", "a.example/x"]
+        {
+            assert_eq!(parse_domains(bad), None, "{bad}");
+        }
+        for bad in ["x", "@example.com", "a@b", "a b@c.example", "a@b.example,c@d.example", "mailto:a@b.example"] {
+            assert_eq!(parse_email(bad), None, "{bad}");
+        }
+        for bad in ["http://a.example/directory", "https://", "https://u:p@a.example", "a.example", "ftp://a.example"] {
+            assert_eq!(parse_directory_url(bad), None, "{bad}");
+        }
     }
 
     proptest! {

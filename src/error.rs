@@ -27,6 +27,11 @@ pub enum ApiError {
     /// Head or body did not arrive in time.
     #[error("the request did not arrive in time")]
     RequestTimeout,
+    /// The API, asked for on the port without TLS.
+    #[error(
+        "this port only leads browsers to https; send API requests to the https address, and replace a key that was sent here"
+    )]
+    HttpsRequired,
     /// No, an unknown, or a disabled key: always the same words.
     #[error("missing or invalid API key: send an issued key as 'x-api-key: <key>' or 'Authorization: Bearer <key>'")]
     InvalidApiKey,
@@ -121,6 +126,7 @@ impl ApiError {
             Self::DuplicateModel => (400, "duplicate_model"),
             Self::ModelNotFound { status, .. } => (*status, "model_not_found"),
             Self::InvalidApiKey => (401, "invalid_api_key"),
+            Self::HttpsRequired => (403, "https_required"),
             Self::NotFound => (404, "not_found"),
             Self::MethodNotAllowed(_) => (405, "method_not_allowed"),
             Self::RequestTimeout => (408, "request_timeout"),

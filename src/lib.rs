@@ -2,7 +2,7 @@
 //!
 //! The path of a request, one way only:
 //!
-//! `server` accepts → `http1` reads the head → `routes` matches and asks `keys` → `chat`: `http1` reads the body within
+//! `server` accepts (→ `tls` shakes hands) → `http1` reads the head → `routes` matches and asks `keys` → `chat`: `http1` reads the body within
 //! `budget` → `body` finds the model → `models` resolves it → `signatures` finds
 //! what Gemini 3 would miss → `body` splices → `credentials` give the bearer →
 //! `upstream` sends → `relay` (with `repair` for errors) passes the answer on, with
@@ -26,6 +26,7 @@ pub mod log;
 pub mod metadata;
 pub mod models;
 pub mod pages;
+pub mod redirect;
 pub mod relay;
 pub mod repair;
 pub mod routes;
@@ -33,6 +34,8 @@ pub mod server;
 pub mod signatures;
 pub mod tap;
 pub mod tokens;
+pub mod tls;
+pub mod transport;
 pub mod upstream;
 pub mod usage;
 
@@ -54,6 +57,8 @@ pub struct App {
     max_body_bytes: usize,
     repair_errors: bool,
     shutdown_grace: Duration,
+    /// Where `redirect` sends browsers.
+    https_port: u16,
     pages: pages::Pages,
 }
 
@@ -89,6 +94,7 @@ impl App {
             max_body_bytes: config.max_body_bytes,
             repair_errors: config.repair_errors,
             shutdown_grace: config.shutdown_grace,
+            https_port: config.listen.port(),
         })
     }
 }

@@ -117,8 +117,8 @@ impl Log {
     }
 
     /// Says where the gateway listens.
-    pub fn listening(&self, address: &str) {
-        let message = format!("listening on http://{address}");
+    pub fn listening(&self, scheme: &str, address: &str) {
+        let message = format!("listening on {scheme}://{address}");
         self.line(|lines| append_event(self.style, lines, Severity::Info, &message, Some(address)));
     }
 

@@ -1,11 +1,13 @@
-//! The accept loop, and how it stops.
+//! The accept loops, and how they stop.
 
 use crate::App;
 use crate::access_log::{Record, RequestId};
 use crate::error::ApiError;
 use crate::http1::{Connection, Exchange, Head, Next};
 use crate::log::Severity;
-use crate::routes;
+use crate::tls::Handshakes;
+use crate::transport::Transport;
+use crate::{redirect, routes};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,27 +52,67 @@ impl Stop {
     }
 }
 
+/// A port that is open.
+pub struct Port {
+    /// The port.
+    pub listener: TcpListener,
+    /// What is spoken there.
+    pub service: Service,
+    /// TLS, where it ends here.
+    pub tls: Option<Arc<Handshakes>>,
+}
+
+/// What a port is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// All routes.
+    Gateway,
+    /// Browsers are sent to https.
+    Redirect,
+}
+
 /// Serves until `shutdown` resolves, then drains.
-pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+pub async fn serve(app: Arc<App>, ports: Vec<Port>, shutdown: impl Future<Output = ()>) {
     let (phase, watcher) = watch::channel(Phase::Running);
     let stop = Stop(watcher);
     // Every connection holds a sender: when the last is gone, the receiver says so.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
-    let mut shutdown = std::pin::pin!(shutdown);
+    for port in ports {
+        tokio::spawn(accept(app.clone(), port, stop.clone(), alive.clone()));
+    }
+    drop(alive);
+    shutdown.await;
+    // Connections are told together with the ports, so that whoever finds a port closed gets no answer any more that
+    // invites another request.
+    phase.send_replace(Phase::Draining);
+    app.log.event(Severity::Info, "stopping: running requests may finish");
+    if tokio::time::timeout(app.shutdown_grace, all_gone.recv()).await.is_err() {
+        phase.send_replace(Phase::Cutting);
+        let _ = tokio::time::timeout(CUT_TIMEOUT, all_gone.recv()).await;
+    }
+}
+
+/// Takes connections at one port until the stop.
+async fn accept(app: Arc<App>, port: Port, mut stop: Stop, alive: mpsc::Sender<()>) {
+    let mut stopping = stop.clone();
+    let mut stopping = std::pin::pin!(stopping.reached(Phase::Draining));
     let mut failing = false;
     loop {
         let accepted = tokio::select! {
             biased;
-            () = &mut shutdown => break,
-            accepted = listener.accept() => accepted,
+            () = &mut stopping => return,
+            accepted = port.listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
                 failing = false;
                 prepare(&stream);
                 let (app, stop, alive) = (app.clone(), stop.clone(), alive.clone());
+                let (service, tls) = (port.service, port.tls.clone());
                 tokio::spawn(async move {
-                    carry(app, stream, stop).await;
+                    if let Some(transport) = secure(tls, stream, stop.clone()).await {
+                        carry(app, transport, service, stop).await;
+                    }
                     drop(alive);
                 });
             }
@@ -82,18 +124,22 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, shutdown: impl Future<O
                     app.log.event(Severity::Error, &format!("cannot accept connections at the moment: {error}"));
                 }
                 failing = true;
-                tokio::time::sleep(ACCEPT_BACKOFF).await;
+                tokio::select! {
+                    () = stop.reached(Phase::Draining) => return,
+                    () = tokio::time::sleep(ACCEPT_BACKOFF) => {}
+                }
             }
         }
     }
-    // Told first, so that whoever finds the port closed gets no answer any more that invites another request.
-    phase.send_replace(Phase::Draining);
-    drop(listener);
-    drop(alive);
-    app.log.event(Severity::Info, "stopping: running requests may finish");
-    if tokio::time::timeout(app.shutdown_grace, all_gone.recv()).await.is_err() {
-        phase.send_replace(Phase::Cutting);
-        let _ = tokio::time::timeout(CUT_TIMEOUT, all_gone.recv()).await;
+}
+
+/// What the connection's bytes are carried by. `None` when there was no handshake, or a stop came first.
+async fn secure(tls: Option<Arc<Handshakes>>, stream: TcpStream, mut stop: Stop) -> Option<Transport> {
+    let Some(tls) = tls else { return Some(Transport::Plain(stream)) };
+    tokio::select! {
+        biased;
+        stream = Box::pin(tls.shake(stream)) => stream.map(|stream| Transport::Tls(Box::new(stream))),
+        () = stop.reached(Phase::Draining) => None,
     }
 }
 
@@ -105,15 +151,15 @@ fn prepare(stream: &TcpStream) {
 }
 
 /// One connection from its first request to its last.
-async fn carry(app: Arc<App>, stream: TcpStream, stop: Stop) {
-    let mut connection = Connection::new(stream, stop);
+async fn carry(app: Arc<App>, transport: Transport, service: Service, stop: Stop) {
+    let mut connection = Connection::new(transport, stop);
     loop {
         let head = connection.next_head().await;
         if matches!(head, Ok(None)) {
             return;
         }
         // In a box, so that a connection which waits for a request is small.
-        match Box::pin(exchange(&app, &mut connection, head)).await {
+        match Box::pin(exchange(&app, &mut connection, service, head)).await {
             Next::RequestAfter(unread) if connection.discard(unread).await => {}
             Next::RequestAfter(_) | Next::Close => return connection.close().await,
             Next::Drop => return,
@@ -123,7 +169,12 @@ async fn carry(app: Arc<App>, stream: TcpStream, stop: Stop) {
 }
 
 /// One request and its answer. Its log line is written when this ends.
-async fn exchange(app: &Arc<App>, connection: &mut Connection, head: Result<Option<Head>, ApiError>) -> Next {
+async fn exchange(
+    app: &Arc<App>,
+    connection: &mut Connection,
+    service: Service,
+    head: Result<Option<Head>, ApiError>,
+) -> Next {
     let mut record = Record::start(app.log.clone(), app.project.clone(), RequestId::next(app.process));
     let (head, unreadable) = match head {
         Ok(head) => (head.unwrap_or_else(Head::unreadable), None),
@@ -132,7 +183,10 @@ async fn exchange(app: &Arc<App>, connection: &mut Connection, head: Result<Opti
     record.note_head(&head);
     let mut exchange = Exchange::new(connection, head, record, &app.cors);
     let result = match unreadable {
-        None => routes::answer(app, &mut exchange).await,
+        None => match service {
+            Service::Gateway => routes::answer(app, &mut exchange).await,
+            Service::Redirect => redirect::answer(app, &mut exchange).await,
+        },
         Some(error) => Err(error.into()),
     };
     exchange.finish(result).await

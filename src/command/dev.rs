@@ -47,10 +47,11 @@ pub(super) fn run() -> ExitCode {
     };
     config.credentials = CredentialsSource::MetadataServer;
     let aliases: Vec<String> = config.models.keys().cloned().collect();
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     runtime.block_on_gateway(async {
         tokio::spawn(emulator::serve(listener, emulator::Settings { project: PROJECT.to_owned(), pace: PACE }));
         let announce = |address| {
-            say(&banner(address, key.as_ref(), &aliases.join(", ")));
+            say(&banner(scheme, address, key.as_ref(), &aliases.join(", ")));
         };
         serve(config, announce).await
     })
@@ -72,12 +73,12 @@ fn prepare(environment: &mut Environment, emulator: SocketAddr) -> Result<Option
 }
 
 /// What a person needs to begin.
-fn banner(address: SocketAddr, key: Option<&NewKey>, aliases: &str) -> String {
+fn banner(scheme: &str, address: SocketAddr, key: Option<&NewKey>, aliases: &str) -> String {
     let host = match address.ip() {
         ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         ip => ip,
     };
-    let base = format!("http://{}", SocketAddr::new(host, address.port()));
+    let base = format!("{scheme}://{}", SocketAddr::new(host, address.port()));
     let key = key.map_or("<a key of yours>", NewKey::reveal);
     format!(
         "\

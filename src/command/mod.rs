@@ -145,6 +145,11 @@ Environment (defaults in brackets):
   PORT [8080]  HOST [0.0.0.0; dev: 127.0.0.1]
   API_KEYS_JSON                  [{\"id\":\"me\",\"key\":\"sk_live_...\",\"enabled\":true}]  (required)
   API_KEYS_FILE                  a file with the same, instead
+  TLS_CERT_FILE, TLS_KEY_FILE    certificate chain and key in PEM form [TLS ends elsewhere]
+  ACME_DOMAINS                   or: names to have a certificate issued for, by ACME
+  ACME_EMAIL, ACME_CACHE_DIR     where the authority may write to; folder that outlives a restart
+  ACME_DIRECTORY_URL             the authority [Let's Encrypt]
+  HTTP_REDIRECT_PORT             plain port that sends browsers to https [none]
   GOOGLE_CLOUD_PROJECT           the project [the metadata server's]
   GOOGLE_CLOUD_LOCATION          global, us, eu or a region [global]
   GOOGLE_VERTEX_BASE_URL         another scheme and host than the location's

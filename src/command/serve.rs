@@ -4,7 +4,9 @@ use super::{EXIT_CONFIG, fail, proxy, refuse_certificates, refuse_configuration}
 use crate::App;
 use crate::config::{Config, Environment, Problem};
 use crate::log::{Log, Severity};
-use crate::{metadata, server, upstream};
+use crate::server::{self, Port, Service};
+use crate::tls::Handshakes;
+use crate::{metadata, upstream};
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -55,20 +57,30 @@ pub(super) async fn serve(mut config: Config, announce: impl FnOnce(SocketAddr))
     };
     // Google's library looks for them too, and cannot do without.
     let tls = upstream::tls_config().map_err(refuse_certificates)?;
-    let listener = listen(config.listen).map_err(|error| {
-        fail(&match error.kind() {
-            io::ErrorKind::AddrInUse => format!("PORT: {} is in use by another program", config.listen),
-            _ => format!("HOST, PORT: cannot listen on {}: {error}", config.listen),
-        })
-    })?;
-    let address = listener.local_addr().map_err(|error| fail(&error.to_string()))?;
+    let (listener, address) = listen("PORT", config.listen).map_err(|message| fail(&message))?;
+    // With a port that the system has chosen.
+    config.listen = address;
+    let redirect = match config.redirect_port {
+        Some(port) => {
+            let address = SocketAddr::new(address.ip(), port);
+            Some(listen("HTTP_REDIRECT_PORT", address).map_err(|message| fail(&message))?)
+        }
+        None => None,
+    };
     let mut signals = Signals::new().map_err(|error| fail(&format!("cannot listen to signals: {error}")))?;
 
     announce(address);
     let log = Log::to_stdout();
     log_panics(log.clone());
+    let handshakes = config.tls.take().map(|source| Handshakes::start(source, &tls, log.clone())).transpose();
+    let handshakes = handshakes.map_err(|message| fail(&message))?.map(Arc::new);
     let app = App::new(config, &project, &tls, log.clone()).map_err(|message| fail(&message))?;
-    log.listening(&address.to_string());
+    log.listening(if handshakes.is_some() { "https" } else { "http" }, &address.to_string());
+    let mut ports = vec![Port { listener, service: Service::Gateway, tls: handshakes }];
+    if let Some((listener, address)) = redirect {
+        log.event(Severity::Info, &format!("redirecting to https from http://{address}"));
+        ports.push(Port { listener, service: Service::Redirect, tls: None });
+    }
     let shutdown = async {
         signals.next().await;
         // A second signal does not wait.
@@ -77,7 +89,7 @@ pub(super) async fn serve(mut config: Config, announce: impl FnOnce(SocketAddr))
             std::process::exit(1);
         });
     };
-    server::serve(Arc::new(app), listener, shutdown).await;
+    server::serve(Arc::new(app), ports, shutdown).await;
     log.event(Severity::Info, "stopped");
     Ok(log)
 }
@@ -135,15 +147,24 @@ pub(super) fn start_runtime() -> io::Result<GatewayRuntime> {
     builder.enable_all().build().map(GatewayRuntime)
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+/// Opens a port. Tells it with the address it has got, or why not, naming the variable.
+fn listen(variable: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
+    let open = || {
+        let socket = match address {
+            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+        };
+        // So that a restart does not wait for the old connections' ghosts.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
     };
-    // So that a restart does not wait for the old connections' ghosts.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    open().map_err(|error: io::Error| match error.kind() {
+        io::ErrorKind::AddrInUse => format!("{variable}: {address} is in use by another program"),
+        _ => format!("HOST, {variable}: cannot listen on {address}: {error}"),
+    })
 }
 
 /// A panic is a bug of ours: it is logged by its place. Its message stays out, since it could quote a request.

@@ -4,6 +4,7 @@ use super::exchange::Failure;
 use super::head::Head;
 use crate::error::ApiError;
 use crate::server::{Phase, Stop};
+use crate::transport::Transport;
 use bytes::{Buf, BufMut, BytesMut};
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -12,7 +13,6 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// How long a kept connection may wait for its next request. Google's front ends reuse connections for up to ten
@@ -45,7 +45,7 @@ pub enum Interruption {
 
 /// A connection with its buffers.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Transport,
     /// Read and not yet used.
     pub(super) input: BytesMut,
     /// Written by the gateway and not yet sent.
@@ -64,7 +64,7 @@ pub struct Connection {
 impl Connection {
     /// Takes an accepted connection.
     #[must_use]
-    pub fn new(stream: TcpStream, stop: Stop) -> Self {
+    pub fn new(stream: Transport, stop: Stop) -> Self {
         let mut of_cut = stop.clone();
         Self {
             stream,
@@ -245,7 +245,15 @@ impl Connection {
                     Poll::Pending => return self.poll_interruption(cx).map(Err),
                 }
             }
-            Poll::Ready(Ok(()))
+            // With TLS the last bytes may still be here.
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+                Poll::Ready(Err(_)) => {
+                    self.hung_up = true;
+                    Poll::Ready(Err(Interruption::HungUp))
+                }
+                Poll::Pending => self.poll_interruption(cx).map(Err),
+            }
         })
         .await
     }
@@ -305,12 +313,12 @@ impl Connection {
     /// Ends the connection so that the client notices: where no framing can show that an answer is incomplete, a
     /// reset has to.
     pub fn abort(self) {
-        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        self.stream.reset_on_drop();
     }
 }
 
 /// Reads what there is behind what has been read, through the stack, so that a connection which waits holds no buffer.
-fn poll_read(stream: &mut TcpStream, input: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+fn poll_read(stream: &mut Transport, input: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     let mut scratch = [const { MaybeUninit::<u8>::uninit() }; SCRATCH_BYTES];
     let mut read = ReadBuf::uninit(&mut scratch);
     std::task::ready!(Pin::new(stream).poll_read(cx, &mut read))?;

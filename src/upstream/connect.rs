@@ -22,7 +22,7 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(super) enum ConnectError {
+pub(crate) enum ConnectError {
     /// The name does not resolve, or no address answers, or TLS failed.
     #[error("{0}")]
     Failed(Arc<str>),
@@ -43,7 +43,7 @@ impl From<io::Error> for ConnectError {
 pub struct NoCertificates;
 
 /// A connection, ready for HTTP.
-pub(super) enum Stream {
+pub(crate) enum Stream {
     /// HTTP/1.1 without TLS.
     Plain(TokioIo<TcpStream>),
     /// HTTP/1.1 over TLS.
@@ -77,7 +77,7 @@ pub fn tls_config() -> Result<Arc<ClientConfig>, NoCertificates> {
 ///
 /// # Errors
 /// When there is none within the time allowed.
-pub(super) async fn connect(host: &str, port: u16, tls: Option<&Arc<ClientConfig>>) -> Result<Stream, ConnectError> {
+pub(crate) async fn connect(host: &str, port: u16, tls: Option<&Arc<ClientConfig>>) -> Result<Stream, ConnectError> {
     let connecting = async {
         let tcp = race(lookup_host((host, port)).await?.collect()).await?;
         tcp.set_nodelay(true)?;

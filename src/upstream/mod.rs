@@ -5,6 +5,7 @@ mod connect;
 mod pool;
 
 pub use connect::{NoCertificates, tls_config};
+pub(crate) use connect::{Stream, connect};
 
 use crate::budget::Reservation;
 use crate::config::{BaseUrl, Config};

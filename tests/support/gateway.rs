@@ -55,6 +55,10 @@ pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     Output { status: child.wait().expect("a child has a status"), stdout, stderr }
 }
 
+fn is_listening(line: &str) -> bool {
+    line.contains("\"listening on http")
+}
+
 /// Reads to the end on a thread; the flag says that the end was reached.
 fn collect(source: Option<impl Read + Send + 'static>) -> Watched<(Vec<u8>, bool)> {
     let collected: Watched<(Vec<u8>, bool)> = Watched::default();
@@ -152,7 +156,7 @@ impl Builder {
             let mut line = Vec::new();
             while let Ok(1..) = source.read_until(b'\n', &mut line) {
                 let line = String::from_utf8_lossy(&std::mem::take(&mut line)).trim_end_matches('\n').to_owned();
-                let listening = line.contains("listening on http://");
+                let listening = is_listening(&line);
                 lines.change(|output| output.lines.push(line));
                 if listening && reader != Reader::Eager {
                     break;
@@ -174,7 +178,7 @@ impl Builder {
             _home: self.home,
         };
         let listening = gateway.output.wait_for(DEADLINE, |output| {
-            let line = output.lines.iter().find(|line| line.contains("\"listening on http://"));
+            let line = output.lines.iter().find(|line| is_listening(line));
             line.cloned().or_else(|| output.ended.then(String::new))
         });
         let Some(line) = listening.filter(|line| !line.is_empty()) else {
@@ -183,7 +187,8 @@ impl Builder {
         };
         let line: Value = serde_json::from_str(&line).expect("the line is JSON");
         let address = line["address"].as_str().expect("the line has an address");
-        assert_eq!(line["message"], format!("listening on http://{address}"));
+        let urls = ["http", "https"].map(|scheme| format!("listening on {scheme}://{address}"));
+        assert!(urls.iter().any(|url| line["message"] == **url), "{line}");
         gateway.address = address.parse().expect("an address");
         gateway
     }

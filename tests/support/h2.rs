@@ -9,8 +9,8 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Ping, Reason, SendStream};
 use http::HeaderMap;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::gateway::Target;
-use super::{Gate, Watched};
+use super::{Authority, Gate, Watched};
 
 /// As Google's front ends have it.
 pub(crate) const STREAM_LIMIT: u32 = 100;
@@ -191,28 +191,21 @@ impl Drop for H2Upstream {
 
 /// A certificate authority in PEM, and server configurations for HTTP/2 and for HTTP/1.1 with a leaf that it signed.
 fn certificates() -> (String, Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>) {
-    let ca_key = KeyPair::generate().expect("a key pair");
-    let mut ca = CertificateParams::new(Vec::new()).expect("no names");
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-    let authority = ca.self_signed(&ca_key).expect("a certificate").pem();
-    let issuer = Issuer::new(ca, ca_key);
-    let key = KeyPair::generate().expect("a key pair");
-    let leaf = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("good names");
-    let leaf = leaf.signed_by(&key, &issuer).expect("a certificate");
+    let authority = Authority::new();
+    let pair = authority.issue();
     let config = |protocol: &[u8]| {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("its own key");
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("the provider has the default versions")
             .with_no_client_auth()
-            .with_single_cert(vec![leaf.der().clone()], key)
+            .with_single_cert(vec![pair.der()], key)
             .expect("the key fits the certificate");
         config.alpn_protocols = vec![protocol.to_vec()];
         Arc::new(config)
     };
-    (authority, config(b"h2"), config(b"http/1.1"))
+    (authority.pem, config(b"h2"), config(b"http/1.1"))
 }
 
 async fn treat(

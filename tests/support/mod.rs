@@ -5,18 +5,22 @@
 #![allow(dead_code, reason = "each test file is a crate of its own and uses a part of this")]
 #![allow(unused_imports, reason = "as above")]
 
+pub(crate) mod authority;
 pub(crate) mod client;
 pub(crate) mod gateway;
 pub(crate) mod h2;
 pub(crate) mod metadata;
 pub(crate) mod sse;
+pub(crate) mod tunnel;
 pub(crate) mod upstream;
 pub(crate) mod wait;
 
+pub(crate) use authority::{Authority, Pair};
 pub(crate) use client::{Client, End, Request, Response};
 pub(crate) use gateway::{Gateway, run};
 pub(crate) use h2::{H2Exchange, H2Upstream, Treatment};
 pub(crate) use metadata::{Metadata, TokenAnswer};
+pub(crate) use tunnel::Tunnel;
 pub(crate) use upstream::{Exchange, Hold, Upstream};
 pub(crate) use wait::{DEADLINE, Gate, Watched};
 
