@@ -30,6 +30,8 @@ pub struct Keys {
 struct Issued {
     id: Arc<str>,
     enabled: bool,
+    /// Whether it may also read the metrics.
+    metrics: bool,
 }
 
 /// One entry as its owner writes it.
@@ -38,6 +40,8 @@ struct EntryJson {
     id: String,
     key: String,
     enabled: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    metrics: bool,
 }
 
 impl Keys {
@@ -57,7 +61,7 @@ impl Keys {
             match by_digest.entry(sha256(entry.key.as_bytes())) {
                 Entry::Occupied(_) => problems.push(format!("entry {number}: its 'key' stands twice in the list")),
                 Entry::Vacant(slot) => {
-                    slot.insert(Issued { id: entry.id.into(), enabled: entry.enabled });
+                    slot.insert(Issued { id: entry.id.into(), enabled: entry.enabled, metrics: entry.metrics });
                 }
             }
         }
@@ -72,6 +76,13 @@ impl Keys {
     pub fn authenticate(&self, presented: &[u8]) -> Option<Arc<str>> {
         let issued = self.by_digest.get(&sha256(presented))?;
         issued.enabled.then(|| issued.id.clone())
+    }
+
+    /// The id of the enabled key that a client presented, if it may read the metrics.
+    #[must_use]
+    pub fn authenticate_for_metrics(&self, presented: &[u8]) -> Option<Arc<str>> {
+        let issued = self.by_digest.get(&sha256(presented))?;
+        (issued.enabled && issued.metrics).then(|| issued.id.clone())
     }
 
     /// How many keys there are, enabled or not.
@@ -89,8 +100,8 @@ fn parse_entry(raw: &RawValue, number: usize, problems: &mut Vec<String>) -> Opt
         problem("must be an object with 'id' and 'key'");
         return None;
     };
-    if fields.0.iter().any(|(name, _)| !["id", "key", "enabled"].contains(&&**name)) {
-        problem("has a field other than 'id', 'key' and 'enabled'");
+    if fields.0.iter().any(|(name, _)| !["id", "key", "enabled", "metrics"].contains(&&**name)) {
+        problem("has a field other than 'id', 'key', 'enabled' and 'metrics'");
     }
     if fields.repeated().is_some() {
         problem("has a field that stands twice");
@@ -111,14 +122,16 @@ fn parse_entry(raw: &RawValue, number: usize, problems: &mut Vec<String>) -> Opt
         }
     };
     let (id, key) = (string("id"), string("key"));
-    let enabled = match fields.get("enabled").map(RawValue::get) {
-        None | Some("true") => true,
+    let mut boolean = |name: &str, default| match fields.get(name).map(RawValue::get) {
+        None => default,
+        Some("true") => true,
         Some("false") => false,
         Some(_) => {
-            problem("'enabled' must be true or false");
+            problem(&format!("'{name}' must be true or false"));
             false
         }
     };
+    let (enabled, metrics) = (boolean("enabled", true), boolean("metrics", false));
     if id.as_deref().is_some_and(|id| id.len() > MAX_ID_BYTES || id.chars().any(char::is_control)) {
         problem(&format!("'id' must be at most {MAX_ID_BYTES} bytes without control characters"));
     }
@@ -128,7 +141,7 @@ fn parse_entry(raw: &RawValue, number: usize, problems: &mut Vec<String>) -> Opt
     if key.as_deref().is_some_and(|key| !key.bytes().all(|byte| byte.is_ascii_graphic())) {
         problem("'key' has a character that a header cannot carry");
     }
-    let entry = EntryJson { id: id?.into_owned(), key: key?.into_owned(), enabled };
+    let entry = EntryJson { id: id?.into_owned(), key: key?.into_owned(), enabled, metrics };
     (problems.len() == before).then_some(entry)
 }
 
@@ -167,7 +180,7 @@ impl NewKey {
     /// The entry for `API_KEYS_JSON`.
     #[must_use]
     pub fn entry(&self, id: &str) -> String {
-        let entry = EntryJson { id: id.to_owned(), key: self.0.clone(), enabled: true };
+        let entry = EntryJson { id: id.to_owned(), key: self.0.clone(), enabled: true, metrics: false };
         serde_json::to_string(&entry).expect("strings always serialise")
     }
 }
@@ -198,6 +211,20 @@ mod tests {
         assert_eq!(keys.authenticate(KEY.to_uppercase().as_bytes()), None);
         assert_eq!(keys.authenticate(b""), None);
         assert!(!format!("{keys:?}").contains(KEY));
+    }
+
+    #[test]
+    fn metrics_are_for_keys_that_say_so() {
+        let keys = Keys::parse(&format!(
+            r#"[{{"id":"a","key":"{KEY}","metrics":true}},{{"id":"b","key":"{KEY}2"}},{{"id":"c","key":"{KEY}3","metrics":true,"enabled":false}}]"#
+        ))
+        .unwrap();
+        assert_eq!(keys.authenticate_for_metrics(KEY.as_bytes()).as_deref(), Some("a"));
+        assert_eq!(keys.authenticate(KEY.as_bytes()).as_deref(), Some("a"));
+        for other in ["2", "3", "4"] {
+            assert_eq!(keys.authenticate_for_metrics(format!("{KEY}{other}").as_bytes()), None);
+        }
+        assert!(problems(&format!(r#"[{{"id":"a","key":"{KEY}","metrics":1}}]"#)).contains("'metrics' must be"));
     }
 
     #[test]
