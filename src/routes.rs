@@ -4,7 +4,7 @@ use crate::App;
 use crate::chat;
 use crate::error::ApiError;
 use crate::http1::{Answer, Exchange, Failure, Head, Method};
-use crate::pages;
+use crate::{metrics, pages};
 use std::sync::Arc;
 
 /// Where a path leads.
@@ -13,6 +13,7 @@ enum Route<'a> {
     Docs,
     Health,
     Ready,
+    Metrics,
     Models,
     Model(&'a [u8]),
     Chat,
@@ -25,6 +26,7 @@ impl<'a> Route<'a> {
             b"/docs" => Some(Self::Docs),
             b"/health" | b"/healthz" => Some(Self::Health),
             b"/readyz" => Some(Self::Ready),
+            metrics::PATH => Some(Self::Metrics),
             b"/v1/models" => Some(Self::Models),
             b"/v1/chat/completions" => Some(Self::Chat),
             _ => path.strip_prefix(b"/v1/models/").filter(|alias| !alias.is_empty()).map(Self::Model),
@@ -47,6 +49,7 @@ impl<'a> Route<'a> {
             Self::Health if path == b"/health" => "/health",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
+            Self::Metrics => "/metrics",
             Self::Models => "/v1/models",
             Self::Model(_) => "/v1/models/{alias}",
             Self::Chat => "/v1/chat/completions",
@@ -60,7 +63,12 @@ impl<'a> Route<'a> {
 /// The gateway's own error, or how the exchange broke off.
 pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
     let path = exchange.head.shared_path();
-    let route = Route::find(&path);
+    let mut route = Route::find(&path);
+    if matches!(route, Some(Route::Metrics)) {
+        // Whoever may not read them finds nothing there.
+        exchange.record.key_id = find_key(&exchange.head, |presented| app.keys.authenticate_for_metrics(presented));
+        route = route.filter(|_| exchange.record.key_id.is_some());
+    }
     if let Some(route) = &route {
         exchange.record.route = route.name(&path);
     }
@@ -68,7 +76,8 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
         return exchange.answer(preflight(&exchange.head)).await;
     }
     if path.starts_with(b"/v1/") || &path[..] == b"/v1" {
-        let key_id = authenticate(app, &exchange.head).ok_or(ApiError::InvalidApiKey)?;
+        let key_id = find_key(&exchange.head, |presented| app.keys.authenticate(presented));
+        let key_id = key_id.ok_or(ApiError::InvalidApiKey)?;
         exchange.record.key_id = Some(key_id);
     }
     if exchange.head.expectation_fails {
@@ -84,6 +93,7 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
             Route::Health => Answer::json(200, app.models.health_json()),
             Route::Ready if app.vertex.is_ready() => Answer::json(200, pages::READY),
             Route::Ready => return Err(ApiError::CredentialsUnavailable.into()),
+            Route::Metrics => metrics::page(app),
             Route::Models => Answer::json(200, app.models.list_json()),
             Route::Model(alias) => {
                 let model = percent_decoded(alias).and_then(|alias| app.models.resolve(&alias));
@@ -105,11 +115,9 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
     exchange.answer(answer).await
 }
 
-/// The id of the first valid key among all that are presented.
-fn authenticate(app: &App, head: &Head) -> Option<Arc<str>> {
-    head.values("x-api-key")
-        .chain(head.values("authorization").filter_map(bearer))
-        .find_map(|presented| app.keys.authenticate(presented))
+/// The id of the first key among all that are presented for which `admit` tells one.
+fn find_key(head: &Head, admit: impl Fn(&[u8]) -> Option<Arc<str>>) -> Option<Arc<str>> {
+    head.values("x-api-key").chain(head.values("authorization").filter_map(bearer)).find_map(admit)
 }
 
 /// What follows the scheme `Bearer`, in any case.

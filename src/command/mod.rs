@@ -161,6 +161,7 @@ Environment (defaults in brackets):
   CORS_ALLOW_ORIGINS             origins of web pages that may call, comma-separated [none]
   MAX_BODY_BYTES                 largest request body [33554432]
   BODY_BUDGET_BYTES              all request bodies held at one time [half of the memory limit]
+  METRICS_PORT                   a port for Prometheus at /metrics, without a key [none]
   UPSTREAM_TIMEOUT_SECONDS       until response headers [600]
   UPSTREAM_ERRORS                openai, or raw to leave error bodies alone [openai]
   THOUGHT_SIGNATURES             keep, skip-value or off [keep]

@@ -11,7 +11,7 @@ mod source;
 
 pub use prices::Prices;
 
-use crate::tokens::Tokens;
+use crate::tokens::{self, Tokens};
 use entry::{Chat, Entry};
 use histogram::Histogram;
 use jiff::Timestamp;
@@ -176,8 +176,10 @@ impl Sums {
                     None => self.unpriced += 1,
                 }
             }
-            None if may_have_cost(chat) => self.unknown_usage += 1,
-            None => {}
+            None => {
+                let may_have_cost = tokens::may_have_cost(chat.status, chat.error.as_deref());
+                self.unknown_usage += u64::from(chat.alias.is_some() && may_have_cost);
+            }
         }
         if matches!(chat.status, Some(200..=299)) {
             self.duration.add(chat.duration);
@@ -195,18 +197,6 @@ impl Sums {
     fn known_cost(&self) -> Option<f64> {
         let nothing_known = self.cost == 0.0 && (self.unpriced > 0 || self.unknown_usage > 0);
         (!nothing_known).then_some(self.cost)
-    }
-}
-
-/// Whether a model may have worked for a chat without telling its usage: not when an error was answered, unless it was
-/// the answer to upstream's silence.
-fn may_have_cost(chat: &Chat<'_>) -> bool {
-    match chat.status {
-        Some(400..) => {
-            let code = chat.error.as_deref().and_then(|error| error.split(':').next());
-            matches!(code, Some("upstream_broke" | "upstream_timeout"))
-        }
-        _ => true,
     }
 }
 
