@@ -6,8 +6,9 @@
 
 use crate::http1::Head;
 use crate::log::{Log, Severity, Style, append_json, clock};
+use crate::metrics::Metrics;
 use crate::signatures::Restored;
-use crate::tokens::Tokens;
+use crate::tokens::{self, Tokens};
 use serde::{Serialize, Serializer};
 use std::io::Write;
 use std::sync::Arc;
@@ -32,6 +33,33 @@ pub enum Outcome {
     EndedWithoutDone,
     /// A bug of the gateway ended it.
     InternalError,
+}
+
+impl Outcome {
+    /// All of them, in their order.
+    pub const ALL: [Self; 7] = [
+        Self::Completed,
+        Self::ClientHungUp,
+        Self::UpstreamBroke,
+        Self::CutByShutdown,
+        Self::Rejected,
+        Self::EndedWithoutDone,
+        Self::InternalError,
+    ];
+
+    /// Its name in the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::ClientHungUp => "client_hung_up",
+            Self::UpstreamBroke => "upstream_broke",
+            Self::CutByShutdown => "cut_by_shutdown",
+            Self::Rejected => "rejected",
+            Self::EndedWithoutDone => "ended_without_done",
+            Self::InternalError => "internal_error",
+        }
+    }
 }
 
 /// 32 hexadecimal digits: 16 random ones of the process, 16 that count.
@@ -69,6 +97,7 @@ fn hexadecimal(mut number: u64, out: &mut [u8]) {
 #[derive(Debug)]
 pub struct Record {
     log: Log,
+    metrics: Arc<Metrics>,
     project: Arc<str>,
     started: Instant,
     /// The id that the client gets as `x-request-id`.
@@ -113,9 +142,11 @@ pub struct Record {
 impl Record {
     /// Starts a record as soon as a head has come.
     #[must_use]
-    pub fn start(log: Log, project: Arc<str>, id: RequestId) -> Self {
+    pub fn start(log: Log, metrics: Arc<Metrics>, project: Arc<str>, id: RequestId) -> Self {
+        metrics.begin();
         Self {
             log,
+            metrics,
             project,
             started: Instant::now(),
             id,
@@ -153,6 +184,12 @@ impl Record {
         self.started.elapsed()
     }
 
+    /// Whether a model may have worked for a chat without telling what it cost.
+    #[must_use]
+    pub fn usage_is_missing(&self) -> bool {
+        self.tokens.is_none() && self.alias.is_some() && tokens::may_have_cost(self.status, self.error.as_deref())
+    }
+
     fn severity(&self) -> Severity {
         match (self.status, self.outcome) {
             (Some(500..), _) | (_, Some(Outcome::InternalError)) => Severity::Error,
@@ -169,6 +206,7 @@ impl Drop for Record {
         // Only a task that was dropped or panicked has no outcome: the client sees its connection close.
         let unforeseen = if std::thread::panicking() { Outcome::InternalError } else { Outcome::CutByShutdown };
         let outcome = *self.outcome.get_or_insert(unforeseen);
+        self.metrics.end(self, outcome, duration);
         self.log.line(|lines| match self.log.style() {
             Style::Json => append_json(lines, &Line::new(self, outcome, duration)),
             Style::Human => append_human(lines, self, outcome, duration),

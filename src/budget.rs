@@ -35,6 +35,12 @@ impl BodyBudget {
         reservation.grow_to(bytes).then_some(reservation)
     }
 
+    /// Bytes that may be in use.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Bytes in use at the moment.
     #[must_use]
     pub fn used(&self) -> usize {

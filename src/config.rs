@@ -43,6 +43,8 @@ pub struct Config {
     pub tls: Option<tls::Source>,
     /// The port that leads browsers from http to https.
     pub redirect_port: Option<u16>,
+    /// The port that tells metrics to everybody.
+    pub metrics_port: Option<u16>,
     /// The default location.
     pub location: String,
     /// Overrides scheme, host and port of upstream.
@@ -439,6 +441,10 @@ impl Config {
         if redirect_port.is_some() && tls.is_none() && reader.problems.is_empty() {
             reader.problem("HTTP_REDIRECT_PORT", "needs TLS: set TLS_CERT_FILE and TLS_KEY_FILE, or ACME_DOMAINS");
         }
+        let metrics_port = reader.number("METRICS_PORT", 0, 65_535).and_then(|port| u16::try_from(port).ok());
+        if metrics_port.is_some_and(|metrics| metrics != 0 && [Some(port), redirect_port].contains(&Some(metrics))) {
+            reader.problem("METRICS_PORT", "must be another port than PORT and HTTP_REDIRECT_PORT");
+        }
         let project = reader.parsed("GOOGLE_CLOUD_PROJECT", "a project id or number", parse_project);
         let location = reader.parsed("GOOGLE_CLOUD_LOCATION", LOCATION_FORM, parse_location);
         let base_url = reader.parsed(
@@ -494,6 +500,7 @@ impl Config {
                 listen: SocketAddr::new(host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port),
                 tls,
                 redirect_port,
+                metrics_port,
                 project,
                 location: location.unwrap_or_else(|| "global".to_owned()),
                 base_url,

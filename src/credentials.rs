@@ -84,6 +84,8 @@ struct Generation {
     _ground: Ground,
     library: Library,
     latest: Mutex<(EntityTag, Bearer)>,
+    /// When the latest one came.
+    since: Mutex<Instant>,
 }
 
 /// The runtime that one generation's tasks live on, a hanging fetch among them; they end with it.
@@ -125,6 +127,7 @@ impl Generation {
             CacheableResource::New { entity_tag, data } => {
                 let bearer = Bearer::from_headers(data, self.number)?;
                 *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = (entity_tag, bearer.clone());
+                *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                 Some(bearer)
             }
         }
@@ -149,6 +152,13 @@ impl Credentials {
     pub fn is_ready(&self) -> bool {
         let rejected = *self.0.rejected.borrow();
         self.0.current.borrow().as_ref().is_some_and(|current| current.number > rejected)
+    }
+
+    /// Since when the bearer in hand is in use; a refreshed one is, from the first request that it serves.
+    #[must_use]
+    pub fn bearer_age(&self) -> Option<Duration> {
+        let current = self.0.current.borrow();
+        current.as_ref().map(|current| current.since.lock().unwrap_or_else(PoisonError::into_inner).elapsed())
     }
 
     /// The bearer; waits a few seconds if there is none.
@@ -254,7 +264,8 @@ async fn generation(source: &CredentialsSource, metadata_url: &str, number: u64)
     let first = ground.run(first_bearer(source.clone(), metadata_url.to_owned())).await;
     let (library, tag, headers) = first.ok_or(Reason::LibraryFailed)??;
     let bearer = Bearer::from_headers(headers, number).ok_or(Reason::NoToken)?;
-    Ok(Generation { number, _ground: ground, library, latest: Mutex::new((tag, bearer)) })
+    let (latest, since) = (Mutex::new((tag, bearer)), Mutex::new(Instant::now()));
+    Ok(Generation { number, _ground: ground, library, latest, since })
 }
 
 async fn first_bearer(

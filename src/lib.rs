@@ -6,7 +6,7 @@
 //! `budget` → `body` finds the model → `models` resolves it → `signatures` finds
 //! what Gemini 3 would miss → `body` splices → `credentials` give the bearer →
 //! `upstream` sends → `relay` (with `repair` for errors) passes the answer on, with
-//! a `tap` that only looks (for `tokens` and `signatures`) → `access_log` says what happened.
+//! a `tap` that only looks (for `tokens` and `signatures`) → `access_log` says what happened, and `metrics` count it.
 //!
 //! `config` is read once, before all that; `command` holds what `main` can run.
 
@@ -24,6 +24,7 @@ pub mod json;
 pub mod keys;
 pub mod log;
 pub mod metadata;
+pub mod metrics;
 pub mod models;
 pub mod pages;
 pub mod redirect;
@@ -37,6 +38,7 @@ pub mod tls;
 pub mod tokens;
 pub mod transport;
 pub mod upstream;
+pub mod usage;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +46,7 @@ use std::time::Duration;
 /// Everything that requests share: built once, never changed.
 pub struct App {
     log: log::Log,
+    metrics: Arc<metrics::Metrics>,
     project: Arc<str>,
     /// The random half of every request id.
     process: u64,
@@ -86,6 +89,7 @@ impl App {
         aws_lc_rs::rand::fill(&mut random).map_err(|_| "the system gives no random bytes".to_owned())?;
         Ok(Self {
             log,
+            metrics: Arc::new(metrics::Metrics::new(&models)),
             project: project.into(),
             process: u64::from_ne_bytes(random),
             vertex,

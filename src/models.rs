@@ -35,14 +35,6 @@ pub struct Model {
     pub json: Bytes,
 }
 
-impl Model {
-    /// The Vertex id.
-    #[must_use]
-    pub fn vertex_id(&self) -> &str {
-        std::str::from_utf8(&self.quoted_id).unwrap_or_default().trim_matches('"')
-    }
-}
-
 /// All aliases, built once.
 #[derive(Debug)]
 pub struct Models {

@@ -5,7 +5,7 @@ use crate::chat;
 use crate::error::ApiError;
 use crate::http1::{Answer, Exchange, Failure, Head, Method};
 use crate::keys::Key;
-use crate::pages;
+use crate::{metrics, pages};
 use std::sync::Arc;
 
 /// Where a path leads.
@@ -14,6 +14,7 @@ enum Route<'a> {
     Docs,
     Health,
     Ready,
+    Metrics,
     Models,
     Model(&'a [u8]),
     Chat,
@@ -26,6 +27,7 @@ impl<'a> Route<'a> {
             b"/docs" => Some(Self::Docs),
             b"/health" | b"/healthz" => Some(Self::Health),
             b"/readyz" => Some(Self::Ready),
+            metrics::PATH => Some(Self::Metrics),
             b"/v1/models" => Some(Self::Models),
             b"/v1/chat/completions" => Some(Self::Chat),
             _ => path.strip_prefix(b"/v1/models/").filter(|alias| !alias.is_empty()).map(Self::Model),
@@ -48,6 +50,7 @@ impl<'a> Route<'a> {
             Self::Health if path == b"/health" => "/health",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
+            Self::Metrics => "/metrics",
             Self::Models => "/v1/models",
             Self::Model(_) => "/v1/models/{alias}",
             Self::Chat => "/v1/chat/completions",
@@ -61,7 +64,12 @@ impl<'a> Route<'a> {
 /// The gateway's own error, or how the exchange broke off.
 pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
     let path = exchange.head.shared_path();
-    let route = Route::find(&path);
+    let mut route = Route::find(&path);
+    if matches!(route, Some(Route::Metrics)) {
+        // Whoever may not read them finds nothing there.
+        exchange.record.key_id = keys_in(app, &exchange.head).find(|key| key.reads_metrics).map(|key| key.id.clone());
+        route = route.filter(|_| exchange.record.key_id.is_some());
+    }
     if let Some(route) = &route {
         exchange.record.route = route.name(&path);
     }
@@ -70,7 +78,7 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
     }
     let mut key = None;
     if path.starts_with(b"/v1/") || &path[..] == b"/v1" {
-        let found = authenticate(app, &exchange.head).ok_or(ApiError::InvalidApiKey)?;
+        let found = find_key(app, &exchange.head).ok_or(ApiError::InvalidApiKey)?;
         exchange.record.key_id = Some(found.id.clone());
         key = Some(found);
     }
@@ -91,6 +99,7 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
             Route::Health => Answer::json(200, app.models.health_json()),
             Route::Ready if app.vertex.is_ready() => Answer::json(200, pages::READY),
             Route::Ready => return Err(ApiError::CredentialsUnavailable.into()),
+            Route::Metrics => metrics::page(app),
             Route::Models => Answer::json(200, offer.list_json()),
             Route::Model(alias) => {
                 let aliases = || offer.names().to_owned();
@@ -110,10 +119,14 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
 }
 
 /// The first valid key among all that are presented.
-fn authenticate(app: &App, head: &Head) -> Option<Arc<Key>> {
-    head.values("x-api-key")
-        .chain(head.values("authorization").filter_map(bearer))
-        .find_map(|presented| app.keys.authenticate(presented))
+fn find_key(app: &App, head: &Head) -> Option<Arc<Key>> {
+    keys_in(app, head).next()
+}
+
+/// All valid keys that are presented.
+fn keys_in<'a>(app: &'a App, head: &'a Head) -> impl Iterator<Item = Arc<Key>> + 'a {
+    let presented = head.values("x-api-key").chain(head.values("authorization").filter_map(bearer));
+    presented.filter_map(|presented| app.keys.authenticate(presented))
 }
 
 /// What follows the scheme `Bearer`, in any case.

@@ -7,7 +7,7 @@ use crate::http1::{Connection, Exchange, Head, Next};
 use crate::log::Severity;
 use crate::tls::Handshakes;
 use crate::transport::Transport;
-use crate::{redirect, routes};
+use crate::{metrics, redirect, routes};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +69,8 @@ pub enum Service {
     Gateway,
     /// Browsers are sent to https.
     Redirect,
+    /// Metrics, without a key.
+    Metrics,
 }
 
 /// Serves until `shutdown` resolves, then drains.
@@ -152,6 +154,7 @@ fn prepare(stream: &TcpStream) {
 
 /// One connection from its first request to its last.
 async fn carry(app: Arc<App>, transport: Transport, service: Service, stop: Stop) {
+    let _open = app.metrics.connection();
     let mut connection = Connection::new(transport, stop);
     loop {
         let head = connection.next_head().await;
@@ -175,7 +178,8 @@ async fn exchange(
     service: Service,
     head: Result<Option<Head>, ApiError>,
 ) -> Next {
-    let mut record = Record::start(app.log.clone(), app.project.clone(), RequestId::next(app.process));
+    let mut record =
+        Record::start(app.log.clone(), app.metrics.clone(), app.project.clone(), RequestId::next(app.process));
     let (head, unreadable) = match head {
         Ok(head) => (head.unwrap_or_else(Head::unreadable), None),
         Err(error) => (Head::unreadable(), Some(error)),
@@ -186,6 +190,7 @@ async fn exchange(
         None => match service {
             Service::Gateway => routes::answer(app, &mut exchange).await,
             Service::Redirect => redirect::answer(app, &mut exchange).await,
+            Service::Metrics => metrics::answer(app, &mut exchange).await,
         },
         Some(error) => Err(error.into()),
     };

@@ -342,6 +342,7 @@ impl Request {
         let mut entry = NewEntry::new(&newest.id, key.secret(hashed));
         entry.expires_at = self.expires_at()?;
         entry.models.clone_from(&newest.models);
+        entry.metrics = newest.metrics;
         entry.limits = newest.limits;
         let entry = entry.to_json();
         let mut told = self.told_new(&key, &entry);

@@ -5,6 +5,7 @@ mod dev;
 mod keys;
 mod proxy;
 mod serve;
+mod usage;
 
 use crate::config::Problem;
 use crate::upstream::NoCertificates;
@@ -27,6 +28,8 @@ pub enum Command {
     Check(check::Options),
     /// Make keys, or change the file that holds them.
     Keys(keys::Request),
+    /// Sum up a log.
+    Usage(usage::Arguments),
     /// Print the help.
     Help,
     /// Print the version.
@@ -50,6 +53,10 @@ impl Command {
                 Long("json") => check.json = true,
                 Value(value) if values.is_empty() && value == "keys" => {
                     return Ok(keys::Request::parse(&mut words)?.map_or(Self::Help, Self::Keys));
+                }
+                Value(value) if values.is_empty() && value == "usage" => {
+                    let arguments = usage::Arguments::parse(&mut words, jiff::Timestamp::now())?;
+                    return Ok(arguments.map_or(Self::Help, Self::Usage));
                 }
                 Value(value) => values.push(value.into_string().map_err(|_| "arguments must be UTF-8")?),
                 other => return Err(other.unexpected()),
@@ -78,6 +85,7 @@ impl Command {
             Self::Dev => dev::run(),
             Self::Check(options) => check::run(options),
             Self::Keys(request) => request.run(),
+            Self::Usage(arguments) => usage::run(arguments),
             Self::Help => say(HELP),
             Self::Version => say(concat!("ai-proxy ", env!("CARGO_PKG_VERSION"), "\n")),
         }
@@ -131,12 +139,21 @@ Usage:
   ai-proxy keys list      who has keys, in what state, with what limits; never a key
   ai-proxy keys hash [ID] put digests in the place of keys; without a file, or with -, print that of stdin's key
   ai-proxy keys prune     remove what is disabled or expired
+  ai-proxy usage [FILE...]  sum up a log: requests, tokens, errors, latency, cost
   ai-proxy --help, --version
 
 Options of 'keys' (the file is API_KEYS_FILE, unless --file FILE names another):
   --hashed, --plain       store the digest (a file's default) or the key itself
   --expires WHEN          2030-12-31T23:59:59Z, 90d or never
   --models ALIAS,ALIAS  --rpm N  --max-concurrent N  --tokens-per-day N
+
+Options of 'usage' (no FILE: stdin):
+  --by LIST                      of month, day, hour, key, alias, model, status, outcome; or total [day,key,alias]
+  --since TIME, --until TIME     2026-11-26, 2026-11-26T08:00:00Z, or ago: 12h, 7d
+  --prices FILE                  prices in place of the embedded ones
+  --json                         for programs
+  --gcloud                       let gcloud read Cloud Logging, with
+    --project ID [GOOGLE_CLOUD_PROJECT]  --service NAME [CLOUD_RUN_SERVICE, or ai-proxy]  --freshness 7d [1d]
 
 Environment (defaults in brackets):
   PORT [8080]  HOST [0.0.0.0; dev: 127.0.0.1]
@@ -158,6 +175,7 @@ Environment (defaults in brackets):
   CORS_ALLOW_ORIGINS             origins of web pages that may call, comma-separated [none]
   MAX_BODY_BYTES                 largest request body [33554432]
   BODY_BUDGET_BYTES              all request bodies held at one time [half of the memory limit]
+  METRICS_PORT                   a port for Prometheus at /metrics, without a key [none]
   UPSTREAM_TIMEOUT_SECONDS       until response headers [600]
   UPSTREAM_ERRORS                openai, or raw to leave error bodies alone [openai]
   THOUGHT_SIGNATURES             keep, skip-value or off [keep]

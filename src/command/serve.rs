@@ -69,6 +69,13 @@ pub(super) async fn serve(mut config: Config, announce: impl FnOnce(SocketAddr))
         }
         None => None,
     };
+    let metrics = match config.metrics_port {
+        Some(port) => {
+            let address = SocketAddr::new(address.ip(), port);
+            Some(listen("METRICS_PORT", address).map_err(|message| fail(&message))?)
+        }
+        None => None,
+    };
     let mut signals = Signals::new().map_err(|error| fail(&format!("cannot listen to signals: {error}")))?;
 
     announce(address);
@@ -82,6 +89,10 @@ pub(super) async fn serve(mut config: Config, announce: impl FnOnce(SocketAddr))
     if let Some((listener, address)) = redirect {
         log.event(Severity::Info, &format!("redirecting to https from http://{address}"));
         ports.push(Port { listener, service: Service::Redirect, tls: None });
+    }
+    if let Some((listener, address)) = metrics {
+        log.event(Severity::Info, &format!("metrics at http://{address}/metrics"));
+        ports.push(Port { listener, service: Service::Metrics, tls: None });
     }
     let shutdown = async {
         signals.next().await;

@@ -23,8 +23,18 @@ const MAX_CONCURRENT: u64 = 1_000_000;
 /// Far beyond any budget, and far from an overflow.
 const MAX_TOKENS_PER_DAY: u64 = 1_000_000_000_000_000;
 /// The fields that an entry may have.
-const FIELDS: [&str; 9] =
-    ["id", "key", "key_sha256", "enabled", "expires_at", "models", "rpm", "max_concurrent", "tokens_per_day"];
+const FIELDS: [&str; 10] = [
+    "id",
+    "key",
+    "key_sha256",
+    "enabled",
+    "expires_at",
+    "models",
+    "metrics",
+    "rpm",
+    "max_concurrent",
+    "tokens_per_day",
+];
 
 /// One entry, without its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +51,8 @@ pub struct Entry {
     pub expires_at: Option<Timestamp>,
     /// The only aliases that it may use.
     pub models: Option<Vec<String>>,
+    /// Whether it may also read the metrics.
+    pub metrics: bool,
     /// How much it may do.
     pub limits: Limits,
 }
@@ -119,7 +131,7 @@ fn parse_entry(raw: &RawValue, number: usize, problems: &mut Vec<String>) -> Opt
     };
     let mut reader = EntryReader { fields, number, problems };
     if reader.fields.0.iter().any(|(name, _)| !FIELDS.contains(&&**name)) {
-        reader.problem("has a field other than 'id', 'key', 'key_sha256', 'enabled', 'expires_at', 'models', 'rpm', 'max_concurrent' and 'tokens_per_day'");
+        reader.problem("has a field other than 'id', 'key', 'key_sha256', 'enabled', 'expires_at', 'models', 'metrics', 'rpm', 'max_concurrent' and 'tokens_per_day'");
     }
     if reader.fields.repeated().is_some() {
         reader.problem("has a field that stands twice");
@@ -127,7 +139,8 @@ fn parse_entry(raw: &RawValue, number: usize, problems: &mut Vec<String>) -> Opt
     let id = reader.id();
     let digest = reader.digest();
     let entry = Entry {
-        enabled: reader.enabled(),
+        enabled: reader.boolean("enabled", true),
+        metrics: reader.boolean("metrics", false),
         expires_at: reader.expires_at(),
         models: reader.models(),
         limits: Limits {
@@ -199,13 +212,13 @@ impl EntryReader<'_, '_> {
         problems.is_empty().then_some(digest)
     }
 
-    fn enabled(&mut self) -> bool {
+    fn boolean(&mut self, name: &str, default: bool) -> bool {
         let read = |raw: &str| match raw {
             "true" => Some(true),
             "false" => Some(false),
             _ => None,
         };
-        self.value("enabled", "true or false", read).unwrap_or(true)
+        self.value(name, "true or false", read).unwrap_or(default)
     }
 
     fn expires_at(&mut self) -> Option<Timestamp> {
@@ -310,6 +323,9 @@ pub struct NewEntry {
     /// See [`Entry::models`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub models: Option<Vec<String>>,
+    /// See [`Entry::metrics`].
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub metrics: bool,
     /// See [`Entry::limits`].
     #[serde(flatten)]
     pub limits: Limits,
@@ -319,7 +335,15 @@ impl NewEntry {
     /// An entry that is enabled and may do all.
     #[must_use]
     pub fn new(id: &str, secret: Secret) -> Self {
-        Self { id: id.to_owned(), secret, enabled: true, expires_at: None, models: None, limits: Limits::default() }
+        Self {
+            id: id.to_owned(),
+            secret,
+            enabled: true,
+            expires_at: None,
+            models: None,
+            metrics: false,
+            limits: Limits::default(),
+        }
     }
 
     /// The JSON object, in one line.

@@ -33,6 +33,8 @@ pub struct Key {
     expires_at: Option<Timestamp>,
     /// What it may use, unless that is everything.
     own_offer: Option<Offer>,
+    /// Whether it may also read the metrics.
+    pub reads_metrics: bool,
     limits: Limits,
     /// Where its id has limits, by this key or by another one.
     account: Option<Arc<Account>>,
@@ -120,6 +122,7 @@ fn build(list: &KeyList, models: &Models, accounts: &Mutex<HashMap<Arc<str>, Arc
                 .models
                 .as_ref()
                 .map(|aliases| models.offer(|alias| aliases.iter().any(|own| own == alias))),
+            reads_metrics: entry.metrics,
             limits: entry.limits,
             account: accounts.get(&*entry.id).filter(|_| limited.contains_key(&*entry.id)).cloned(),
         };
@@ -174,6 +177,13 @@ mod tests {
             assert!(keys.authenticate(bad.as_bytes()).is_none(), "{bad}");
         }
         assert!(!format!("{keys:?}").contains(KEY));
+    }
+
+    #[test]
+    fn metrics_are_for_keys_that_say_so() {
+        let keys = keys(&format!(r#"[{{"id":"a","key":"{KEY}","metrics":true}},{{"id":"b","key":"{KEY}2"}}]"#));
+        assert!(keys.authenticate(KEY.as_bytes()).unwrap().reads_metrics);
+        assert!(!keys.authenticate(format!("{KEY}2").as_bytes()).unwrap().reads_metrics);
     }
 
     #[test]

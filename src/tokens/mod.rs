@@ -58,6 +58,19 @@ impl Tokens {
     }
 }
 
+/// Whether a model may have worked for a chat that ended so: not when an error was answered, unless it was the answer to
+/// upstream's silence.
+#[must_use]
+pub fn may_have_cost(status: Option<u16>, error: Option<&str>) -> bool {
+    match status {
+        Some(400..) => {
+            let code = error.and_then(|error| error.split(':').next());
+            matches!(code, Some("upstream_broke" | "upstream_timeout"))
+        }
+        _ => true,
+    }
+}
+
 /// A count that may be left out; `None` is something else in its place.
 fn count(raw: Option<&RawValue>) -> Option<Option<u64>> {
     match raw.map(RawValue::get) {

@@ -165,6 +165,12 @@ impl Vertex {
         self.credentials.is_ready()
     }
 
+    /// Since when the bearer in hand is in use.
+    #[must_use]
+    pub fn bearer_age(&self) -> Option<Duration> {
+        self.credentials.bearer_age()
+    }
+
     /// Sends a chat up and waits for the header fields of its answer. Dropping the future cancels it.
     ///
     /// # Errors

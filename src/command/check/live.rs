@@ -65,7 +65,7 @@ pub(super) async fn examine(mut config: Config, identity: Identity, tls: &Arc<Cl
         let subject = |check| Subject {
             check,
             alias: &model.alias,
-            vertex_id: model.vertex_id(),
+            vertex_id: &model.vertex_id,
             location,
             project: &project,
             identity: &identity,

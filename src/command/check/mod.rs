@@ -97,7 +97,7 @@ fn judge_configuration(config: &Config, identity: &Identity, report: &mut Report
     let models = Models::new(&config.models, &config.location);
     for model in models.iter() {
         let location = &models.locations()[model.location];
-        report.add(Finding::ok("model", format!("{} -> {} at {location}", model.alias, model.vertex_id())));
+        report.add(Finding::ok("model", format!("{} -> {} at {location}", model.alias, model.vertex_id)));
     }
 }
 

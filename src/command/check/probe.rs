@@ -49,7 +49,7 @@ impl Answered {
 /// Asks a model for one token.
 pub(super) async fn ask(vertex: &Vertex, model: &Model, stream: bool) -> Outcome {
     let question = json!({
-        "model": model.vertex_id(),
+        "model": &*model.vertex_id,
         "messages": [{"role": "user", "content": "Say ok."}],
         "max_tokens": 1,
         "stream": stream,

@@ -1,0 +1,121 @@
+//! Counters for each key id, found without a lock.
+//!
+//! Ids come from the list of keys, which can change while the gateway runs. Each gets a slot when it is first seen and
+//! keeps it; the number of slots is fixed, so that nothing grows with time.
+
+use super::CHAT_STATUSES;
+use crate::access_log::Outcome;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// More ids are counted together.
+pub(super) const MAX_IDS: usize = 1024;
+/// The name of those.
+const OTHERS: &str = "(others)";
+
+/// Counters of all key ids.
+#[derive(Debug)]
+pub(super) struct ByKey {
+    aliases: usize,
+    slots: Box<[OnceLock<Box<OfKey>>]>,
+    others: OfKey,
+}
+
+/// Counters of one key id, for each alias and for chats whose alias is unknown.
+#[derive(Debug)]
+struct OfKey {
+    id: Arc<str>,
+    aliases: Box<[OnceLock<Box<Chats>>]>,
+}
+
+/// Counters of one key id and alias.
+#[derive(Debug, Default)]
+pub(super) struct Chats {
+    /// By class of status and by outcome.
+    pub(super) ended: [[AtomicU64; Outcome::ALL.len()]; CHAT_STATUSES],
+    /// Prompt, cached, answer, thinking.
+    pub(super) tokens: [AtomicU64; 4],
+    pub(super) unknown_usage: AtomicU64,
+}
+
+impl ByKey {
+    pub(super) fn new(aliases: usize) -> Self {
+        Self {
+            aliases,
+            slots: (0..MAX_IDS).map(|_| OnceLock::new()).collect(),
+            others: OfKey::new(OTHERS.into(), aliases),
+        }
+    }
+
+    /// The counters of an id and of an alias, which is a number; one beyond the last stands for an unknown alias.
+    pub(super) fn chats(&self, id: &Arc<str>, alias: usize) -> Option<&Chats> {
+        let of_key = self.find(id);
+        of_key.aliases.get(alias).map(|chats| &**chats.get_or_init(Box::default))
+    }
+
+    fn find(&self, id: &Arc<str>) -> &OfKey {
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        let start = usize::try_from(hasher.finish() % MAX_IDS as u64).unwrap_or(0);
+        let (before, from) = self.slots.split_at(start);
+        let slots = from.iter().chain(before);
+        slots
+            .map(|slot| slot.get_or_init(|| Box::new(OfKey::new(id.clone(), self.aliases))))
+            .find(|of_key| of_key.id == *id)
+            .map_or(&self.others, |of_key| of_key)
+    }
+
+    /// All that was counted: id, number of the alias, counters; in the order of the ids.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, usize, &Chats)> {
+        let mut keys: Vec<&OfKey> = self.slots.iter().filter_map(OnceLock::get).map(|of_key| &**of_key).collect();
+        keys.sort_by(|one, two| one.id.cmp(&two.id));
+        keys.into_iter().chain([&self.others]).flat_map(|of_key| {
+            let chats = of_key.aliases.iter().enumerate();
+            chats.filter_map(|(alias, chats)| Some((&*of_key.id, alias, &**chats.get()?)))
+        })
+    }
+}
+
+impl OfKey {
+    fn new(id: Arc<str>, aliases: usize) -> Self {
+        Self { id, aliases: (0..=aliases).map(|_| OnceLock::new()).collect() }
+    }
+}
+
+impl Chats {
+    /// The tokens counted so far: prompt, cached, answer, thinking.
+    pub(super) fn read_tokens(&self) -> [u64; 4] {
+        self.tokens.each_ref().map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_id_has_its_own_counters_until_there_are_too_many() {
+        let by_key = ByKey::new(2);
+        let ids: Vec<Arc<str>> = (0..MAX_IDS + 5).map(|number| format!("key-{number:05}").into()).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for id in &ids {
+                        by_key.chats(id, 1).unwrap().unknown_usage.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        let counted: Vec<(String, usize, u64)> = by_key
+            .iter()
+            .map(|(id, alias, chats)| (id.to_owned(), alias, chats.unknown_usage.load(Ordering::Relaxed)))
+            .collect();
+        assert_eq!(counted.len(), MAX_IDS + 1);
+        let (others, own) = counted.split_last().unwrap();
+        assert_eq!(others, &(OTHERS.to_owned(), 1, 4 * 5));
+        assert!(own.iter().all(|(_, alias, count)| (*alias, *count) == (1, 4)));
+        assert!(own.is_sorted());
+        assert!(by_key.chats(&ids[0], 2).is_some() && by_key.chats(&ids[0], 3).is_none());
+    }
+}
