@@ -86,7 +86,7 @@ class Tree:
     def source(self):
         """What the image is built of."""
         files = (path.relative_to(self.root).as_posix() for path in (self.root / "src").rglob("*") if path.is_file())
-        return {"Cargo.toml", "Cargo.lock", "bench/Cargo.toml", *files} - set(self.secrets)
+        return {".cargo/config.toml", "Cargo.toml", "Cargo.lock", "bench/Cargo.toml", *files} - set(self.secrets)
 
 
 def build(tree):
