@@ -55,7 +55,7 @@ impl Effort {
     pub(crate) const QUICK: Self = Self {
         rounds: 3,
         turn: Duration::from_millis(400),
-        warm_up: Duration::from_millis(100),
+        warm_up: Duration::from_millis(150),
         memory_streams: &[1000],
         memory_rest: Duration::from_secs(2),
         bodies: &[1_000_000],

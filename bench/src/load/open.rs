@@ -7,17 +7,20 @@ use super::connection::{Connection, Framing, Input};
 use super::timer::{Timer, period};
 use super::{Turn, add, nanoseconds_since};
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// Connections that are open from the start.
-const WARM_CONNECTIONS: usize = 32;
-/// More questions than this without an answer: the target does not keep up.
-const MAX_CONNECTIONS: usize = 2000;
-
+/// Connections, all open before the first question: to open more in a rush would make the rush worse. A question that
+/// finds none free waits for one, and its latency counts from before that.
+const CONNECTIONS: usize = 128;
+/// So many questions that wait for a connection: the target does not keep up.
+const MAX_WAITING: usize = 20_000;
+/// At high rates what is due within this leaves together: waking up for each question would take more than the question.
+const TICK: Duration = Duration::from_micros(200);
 /// Clients that wake so late were not late by the target's doing: the machine did something else.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often a turn that ends looks whether all have their answers.
@@ -40,7 +43,8 @@ struct Clients {
     turn: Rc<Turn>,
     /// Those without a question; the one that was answered last is asked next.
     idle: RefCell<Vec<Rc<Client>>>,
-    count: Cell<usize>,
+    /// When questions were due that found no client.
+    waiting: RefCell<VecDeque<Instant>>,
 }
 
 impl Open {
@@ -63,57 +67,65 @@ impl Open {
 }
 
 async fn ask_at(turn: &Rc<Turn>, rate: u32) -> Result<(), String> {
-    let clients = Rc::new(Clients { turn: turn.clone(), idle: RefCell::default(), count: Cell::new(0) });
+    let clients = Rc::new(Clients { turn: turn.clone(), idle: RefCell::default(), waiting: RefCell::default() });
     let mut readers = JoinSet::new();
-    for _ in 0..WARM_CONNECTIONS {
-        let client = clients.add(&mut readers).await?;
-        clients.idle.borrow_mut().push(client);
+    for _ in 0..CONNECTIONS {
+        clients.add(&mut readers).await?;
     }
     let timer = Timer::new().map_err(|error| error.to_string())?;
     let (mut due, period) = (Instant::now(), period(rate));
     while !turn.notes.stopping.get() {
-        timer.until(due).await.map_err(|error| error.to_string())?;
+        let tick = due.max(Instant::now() + TICK);
+        timer.until(if period < TICK { tick } else { due }).await.map_err(|error| error.to_string())?;
         if due.elapsed() > PAUSE {
             turn.notes.paused.set(true);
             due = Instant::now();
         }
         while due <= Instant::now() {
             let idle = clients.idle.borrow_mut().pop();
-            let client = match idle {
-                Some(client) => client,
-                None => clients.add(&mut readers).await?,
-            };
-            client.due.set(due);
-            // Nothing of an earlier question is in its way: it fits the socket's buffer.
-            match client.stream.try_write(&turn.question.request) {
-                Ok(count) if count == turn.question.request.len() => {}
-                other => return Err(format!("a question did not leave at once: {other:?}")),
+            match idle {
+                Some(client) => client.ask(turn, due)?,
+                None => clients.waiting.borrow_mut().push_back(due),
             }
             due += period;
         }
+        if clients.waiting.borrow().len() > MAX_WAITING {
+            return Err(format!("{MAX_WAITING} questions wait: the rate is too high"));
+        }
     }
-    while clients.idle.borrow().len() < clients.count.get() && turn.notes.fault.borrow().is_none() {
+    while clients.idle.borrow().len() < CONNECTIONS && turn.notes.fault.borrow().is_none() {
         tokio::time::sleep(END_INTERVAL).await;
     }
     Ok(())
 }
 
-impl Clients {
-    async fn add(self: &Rc<Self>, readers: &mut JoinSet<()>) -> Result<Rc<Client>, String> {
-        self.count.set(self.count.get() + 1);
-        if self.count.get() > MAX_CONNECTIONS {
-            return Err(format!("{MAX_CONNECTIONS} questions wait for an answer: the rate is too high"));
+impl Client {
+    /// Sends the question that was due then.
+    fn ask(&self, turn: &Turn, due: Instant) -> Result<(), String> {
+        self.due.set(due);
+        // Nothing of an earlier question is in its way: it fits the socket's buffer.
+        match self.stream.try_write(&turn.question.request) {
+            Ok(count) if count == turn.question.request.len() => Ok(()),
+            other => Err(format!("a question did not leave at once: {other:?}")),
         }
-        let (stream, input) = Connection::open(self.turn.target).await?.into_parts();
-        stream.writable().await.map_err(|error| error.to_string())?;
+    }
+}
+
+impl Clients {
+    /// Opens a connection and asks once, so that all is warm when it counts.
+    async fn add(self: &Rc<Self>, readers: &mut JoinSet<()>) -> Result<(), String> {
+        let mut connection = Connection::open(self.turn.target).await?;
+        connection.ask(&self.turn.question.request, &self.turn.answer).await?;
+        let (stream, input) = connection.into_parts();
         let client = Rc::new(Client { stream, due: Cell::new(Instant::now()) });
-        let (clients, of_reader) = (self.clone(), client.clone());
+        self.idle.borrow_mut().push(client.clone());
+        let clients = self.clone();
         readers.spawn_local(async move {
-            if let Err(fault) = clients.read_answers(&of_reader, input).await {
+            if let Err(fault) = clients.read_answers(&client, input).await {
                 clients.turn.notes.fail(fault);
             }
         });
-        Ok(client)
+        Ok(())
     }
 
     async fn read_answers(&self, client: &Rc<Client>, mut input: Input) -> Result<(), String> {
@@ -140,7 +152,11 @@ impl Clients {
                 length = None;
                 add(&self.turn.notes.done, 1);
                 self.turn.notes.record(nanoseconds_since(client.due.get()));
-                self.idle.borrow_mut().push(client.clone());
+                let waiting = self.waiting.borrow_mut().pop_front();
+                match waiting {
+                    Some(due) => client.ask(&self.turn, due)?,
+                    None => self.idle.borrow_mut().push(client.clone()),
+                }
             }
         }
     }
