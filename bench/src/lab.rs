@@ -67,7 +67,7 @@ impl Effort {
     pub(crate) const CHECK: Self = Self {
         rounds: 1,
         turn: Duration::from_millis(100),
-        warm_up: Duration::from_millis(20),
+        warm_up: Duration::from_millis(400),
         streams: 20,
         memory_streams: &[50],
         memory_rest: Duration::ZERO,

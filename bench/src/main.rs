@@ -103,6 +103,9 @@ fn run(words: &Words) -> Result<ExitCode> {
         "check" => Effort::CHECK,
         other => return Err(format!("'{other}' is no command; see --help").into()),
     };
+    if let Some(unknown) = parts.iter().find(|name| !parts::exists(name)) {
+        return Err(format!("there is no part '{unknown}'; there are {}", parts::NAMES.join(", ")).into());
+    }
     if !words.gateway.is_file() {
         return Err(
             format!("there is no gateway at {}: build it, or name it with --gateway", words.gateway.display()).into()

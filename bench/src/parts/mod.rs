@@ -36,13 +36,23 @@ pub(crate) const NAMES: [&str; 14] = [
     "soak",
 ];
 
+/// What a name says: the subject, and the way to upstream where that matters.
+fn read_name(name: &str) -> (&str, Option<Wire>) {
+    let (subject, wire) = name.split_once('-').unwrap_or((name, ""));
+    (subject, Wire::ALL.into_iter().find(|known| known.name() == wire))
+}
+
+/// Whether there is such a part.
+pub(crate) fn exists(name: &str) -> bool {
+    NAMES.contains(&name) || NAMES.iter().any(|known| *name == known.replace("tls", "tls1"))
+}
+
 /// Runs one part.
 ///
 /// # Errors
 /// Whatever keeps it from measuring, wrong bytes above all.
 pub(crate) async fn run(name: &str, lab: &Lab) -> Result<Vec<Figure>> {
-    let (subject, wire) = name.split_once('-').unwrap_or((name, ""));
-    let wire = Wire::ALL.into_iter().find(|known| known.name() == wire);
+    let (subject, wire) = read_name(name);
     let figures = match (subject, wire) {
         ("json", Some(wire)) => json::run(lab, wire).await,
         ("sse", Some(wire)) => streams::run(lab, wire).await,
@@ -53,7 +63,7 @@ pub(crate) async fn run(name: &str, lab: &Lab) -> Result<Vec<Figure>> {
         ("cores", None) => cores::run(lab).await,
         ("size", None) => size::run(lab),
         ("soak", None) => soak::run(lab).await,
-        _ => Err(format!("there is no part '{name}'; there are {}", NAMES.join(", ")).into()),
+        _ => Err(format!("there is no part '{name}'").into()),
     }?;
     Ok(figures.into_iter().map(Figure::conclude).collect())
 }

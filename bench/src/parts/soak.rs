@@ -11,6 +11,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 32;
+/// Nothing is on its way any more when upstream got nothing for so long.
+const QUIET: Duration = Duration::from_millis(100);
 /// Parts of a soak; what the first leaves behind is what the last is compared with.
 const LAPS: u64 = 10;
 
@@ -102,7 +104,11 @@ async fn lap(lab: &Lab, running: &Running, requests: u64) -> Result<()> {
     drop(streams);
     lab.judge(&turn, running)?;
     lab.upstream.end_streams();
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // What was on its way must not meet the next question's check.
+    let mut seen = None;
+    while seen.replace(lab.upstream.counts().requests.get()) != Some(lab.upstream.counts().requests.get()) {
+        tokio::time::sleep(QUIET).await;
+    }
     Ok(())
 }
 
