@@ -11,9 +11,13 @@ WORKDIR /build
 # The dependencies, in a layer that stays until one of them changes: they are built for a program that is empty, which
 # is then forgotten.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir src \
+# How AWS-LC and jemalloc are built.
+COPY .cargo .cargo
+# The workspace's other member, which is not built: cargo only wants to know that it is there.
+COPY bench/Cargo.toml bench/
+RUN mkdir src bench/src \
     && touch src/lib.rs \
-    && echo 'fn main() {}' >src/main.rs \
+    && echo 'fn main() {}' | tee src/main.rs >bench/src/main.rs \
     && cargo build --release --locked \
     && cargo clean --release --locked --package ai-proxy \
     && rm -r src

@@ -1,10 +1,11 @@
 # `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test lint test-rust clients agents pi image tls test-deploy deny shellcheck
+.PHONY: help dev release test lint test-rust clients agents pi image tls test-deploy deny shellcheck \
+	bench bench-quick bench-instructions bench-baseline
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 dev: ## run the gateway in front of the embedded emulator
 	cargo run --release --locked -- dev
@@ -44,3 +45,19 @@ deny: ## licences, bans and sources of dependencies (needs cargo-deny)
 
 shellcheck: ## the shell scripts (needs shellcheck)
 	@tests/run shellcheck
+
+bench: ## measure the release build beside nginx and HAProxy, some minutes for each of PARTS [all]
+	$(MEASURE) full $(PARTS)
+
+bench-quick: ## the same in less than two minutes, less exact
+	$(MEASURE) --fresh --output target/bench-quick.json quick $(PARTS)
+
+bench-instructions: ## count the instructions of a request (needs valgrind); fails if the path has become heavier
+	$(MEASURE) instructions
+
+bench-baseline: ## the same, and make it the baseline
+	$(MEASURE) baseline
+
+# Two calls of cargo, since the features of the benchmark's dependencies are not to be the gateway's.
+MEASURE = cargo build --release --locked && cargo run --profile quick --locked --package ai-proxy-bench -- \
+	--gateway $${CARGO_TARGET_DIR:-target}/release/ai-proxy

@@ -9,6 +9,7 @@ use crate::config::CredentialsSource;
 use crate::log::{Log, Severity};
 use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials as Library, EntityTag, mds};
 use google_cloud_auth::errors::CredentialsError;
+use http::header::{AUTHORIZATION, HeaderName};
 use http::{Extensions, HeaderMap, HeaderValue};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +29,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two attempts that nobody asked for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// The project that pays, where the credentials name one.
+static QUOTA_PROJECT: HeaderName = HeaderName::from_static("x-goog-user-project");
+
 /// What goes upstream to prove who asks. Never printed.
 #[derive(Clone)]
 pub struct Bearer {
@@ -39,17 +43,15 @@ pub struct Bearer {
 impl Bearer {
     /// Takes the two fields that matter out of what the library gives.
     fn from_headers(mut headers: HeaderMap, generation: u64) -> Option<Self> {
-        let mut authorization = headers.remove(http::header::AUTHORIZATION)?;
+        let mut authorization = headers.remove(AUTHORIZATION)?;
         authorization.set_sensitive(true);
-        Some(Self { authorization, quota_project: headers.remove("x-goog-user-project"), generation })
+        Some(Self { authorization, quota_project: headers.remove(&QUOTA_PROJECT), generation })
     }
 
-    /// Adds the header fields to a request.
-    pub fn attach(&self, headers: &mut HeaderMap) {
-        headers.insert(http::header::AUTHORIZATION, self.authorization.clone());
-        if let Some(project) = &self.quota_project {
-            headers.insert("x-goog-user-project", project.clone());
-        }
+    /// The header fields of a request.
+    pub fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        let quota_project = self.quota_project.as_ref().map(|project| (&QUOTA_PROJECT, project));
+        [(&AUTHORIZATION, &self.authorization)].into_iter().chain(quota_project)
     }
 }
 
@@ -358,8 +360,7 @@ mod tests {
         headers.insert("x-goog-user-project", HeaderValue::from_static("quota"));
         let bearer = Bearer::from_headers(headers, 1).unwrap();
         assert!(!format!("{bearer:?}").contains("ya29"));
-        let mut out = HeaderMap::new();
-        bearer.attach(&mut out);
+        let out: HeaderMap = bearer.fields().map(|(name, value)| (name.clone(), value.clone())).collect();
         assert!(out["authorization"].is_sensitive());
         assert!(!format!("{out:?}").contains("ya29"));
         assert_eq!(out["x-goog-user-project"], "quota");

@@ -9,14 +9,12 @@ use crate::repair::{self, Repair};
 use crate::signatures::Notes;
 use crate::tap::{Form, Tap};
 use crate::tokens::Meter;
+use crate::upstream::{BodyBroke, ResponseBody};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
-use http_body::Body;
-use hyper::body::Incoming;
 use std::fmt::Write;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -48,8 +46,7 @@ pub async fn pass_on(
     // What the gateway itself took: all but the waits for the client's body, for a bearer and for upstream.
     let overhead = parsing + answer.overhead;
     exchange.record.overhead = Some(overhead);
-    let is_http2 = answer.parts.version == http::Version::HTTP_2;
-    let mut body = Source { body: answer.body, is_http2, first: None, broken: None };
+    let mut body = Source { body: answer.body, first: None, broken: None };
     let repair = if app.repair_errors && !status.is_success() {
         repair::examine(exchange, status.as_u16(), &answer.parts.headers, &mut body).await?
     } else {
@@ -134,25 +131,14 @@ impl From<Interruption> for Break {
 
 /// Upstream's body, with what a repair has already taken from it put back in front.
 pub(crate) struct Source {
-    pub(crate) body: Incoming,
-    pub(crate) is_http2: bool,
+    pub(crate) body: ResponseBody,
     pub(crate) first: Option<Bytes>,
-    /// How it broke while a repair read it: hyper says so once only.
+    /// How it broke while a repair read it: it says so once only.
     pub(crate) broken: Option<BodyBroke>,
 }
 
-/// How a body broke.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BodyBroke {
-    #[error(transparent)]
-    Connection(#[from] hyper::Error),
-    /// hyper takes a stream that was reset without an error for one that has ended.
-    #[error("the stream was reset before its end")]
-    Reset,
-}
-
 impl Source {
-    /// The next piece of the body. Trailers are left out.
+    /// The next piece of the body.
     pub(crate) fn poll_piece(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Option<Result<Bytes, BodyBroke>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(first)));
@@ -160,17 +146,7 @@ impl Source {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        loop {
-            return match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => Poll::Ready(Some(Ok(data))),
-                    Err(_trailers) => continue,
-                },
-                Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
-                None if self.is_http2 && !self.body.is_end_stream() => Poll::Ready(Some(Err(BodyBroke::Reset))),
-                None => Poll::Ready(None),
-            };
-        }
+        self.body.poll_piece(cx)
     }
 }
 

@@ -234,7 +234,7 @@ fn a_401_is_let_go_before_the_new_bearer_comes() {
         let gate = Gate::new();
         // The bearer that is held at the moment is still good.
         let calls = metadata.seen().token_calls.max(1);
-        metadata.wait_token_calls(calls);
+        metadata.wait_tokens_given(calls);
         metadata.answer(TokenAnswer::Held(gate.clone()));
         let mut client = gateway.client();
         client.send(Request::chat(CHAT).bytes());

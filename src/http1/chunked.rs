@@ -1,4 +1,4 @@
-//! The chunked transfer coding of request bodies (RFC 9112, section 7.1), decoded as it comes in.
+//! The chunked transfer coding (RFC 9112, section 7.1), decoded as it comes in.
 //!
 //! Strict: CR LF only, extensions and trailers bounded and thrown away.
 
@@ -10,11 +10,11 @@ const MAX_LINE_BYTES: usize = 8 * 1024;
 /// What the body is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a chunk of the body is malformed")]
-pub(super) struct Malformed;
+pub(crate) struct Malformed;
 
 /// Where in the coding the decoder stands.
 #[derive(Debug, Default)]
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     state: State,
     trailer_bytes: usize,
 }
@@ -30,12 +30,12 @@ enum State {
 }
 
 impl Decoder {
-    /// Moves what can be decoded from `input` to `body`, which never grows beyond `limit` bytes: the piece that would
-    /// do so stays. Returns whether the body has ended.
+    /// Moves what can be decoded from `input` to `body`, up to the end of one chunk. `body` never grows beyond `limit`
+    /// bytes: the chunk that would do so stays.
     ///
     /// # Errors
     /// When the coding is broken.
-    pub(super) fn decode(
+    pub(crate) fn decode(
         &mut self,
         input: &mut BytesMut,
         body: &mut BytesMut,
@@ -60,7 +60,11 @@ impl Decoder {
                     body.extend_from_slice(&input[..piece]);
                     input.advance(piece);
                     let left = left - piece as u64;
-                    self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
+                    if left == 0 {
+                        self.state = State::DataEnd;
+                        return Ok(Progress::ChunkEnded);
+                    }
+                    self.state = State::Data(left);
                 }
                 State::DataEnd => match **input {
                     [b'\r', b'\n', ..] => {
@@ -90,9 +94,11 @@ impl Decoder {
 
 /// How far the decoder got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(crate) enum Progress {
     /// All input is used up.
     NeedsMore,
+    /// A chunk has ended; there may be more.
+    ChunkEnded,
     /// The next chunk would make the body too large.
     OverLimit,
     /// The body has ended; what is left of the input belongs to the next request.
@@ -146,14 +152,30 @@ mod tests {
 
     fn decode(text: &[u8], limit: usize) -> Result<(Progress, BytesMut, BytesMut), Malformed> {
         let (mut input, mut body) = (BytesMut::from(text), BytesMut::new());
-        let progress = Decoder::default().decode(&mut input, &mut body, limit)?;
-        Ok((progress, body, input))
+        let mut decoder = Decoder::default();
+        loop {
+            let progress = decoder.decode(&mut input, &mut body, limit)?;
+            if progress != Progress::ChunkEnded {
+                return Ok((progress, body, input));
+            }
+        }
     }
 
     #[test]
     fn chunks_extensions_and_trailers() {
         let (progress, body, rest) = decode(b"3;a=b\r\nabc\r\n0A \r\n0123456789\r\n0\r\nX: y\r\n\r\nGET", 100).unwrap();
         assert_eq!((progress, &body[..], &rest[..]), (Progress::Done, &b"abc0123456789"[..], &b"GET"[..]));
+    }
+
+    #[test]
+    fn chunks_come_one_by_one() {
+        let (mut decoder, mut input) = (Decoder::default(), BytesMut::from("1\r\na\r\n2\r\nbc\r\n"));
+        for (progress, chunk) in [(Progress::ChunkEnded, "a"), (Progress::ChunkEnded, "bc"), (Progress::NeedsMore, "")]
+        {
+            let mut body = BytesMut::new();
+            assert_eq!(decoder.decode(&mut input, &mut body, 100), Ok(progress));
+            assert_eq!(body, chunk);
+        }
     }
 
     #[test]
@@ -205,7 +227,10 @@ mod tests {
                 let (piece, after) = rest.split_at((*cut.next().unwrap()).min(rest.len()));
                 input.extend_from_slice(piece);
                 rest = after;
-                progress = decoder.decode(&mut input, &mut body, usize::MAX).unwrap();
+                progress = Progress::ChunkEnded;
+                while progress == Progress::ChunkEnded {
+                    progress = decoder.decode(&mut input, &mut body, usize::MAX).unwrap();
+                }
             }
             prop_assert_eq!(progress, Progress::Done);
             prop_assert_eq!(&body[..], chunks.concat());

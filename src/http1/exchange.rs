@@ -238,6 +238,7 @@ impl<'c> Exchange<'c> {
             match decoder.decode(&mut self.connection.input, &mut body, max_bytes) {
                 Ok(Progress::Done) => return Ok(body),
                 Ok(Progress::OverLimit) => return Err(ApiError::BodyTooLarge(max_bytes).into()),
+                Ok(Progress::ChunkEnded) => continue,
                 Ok(Progress::NeedsMore) => {}
                 Err(_) => return Err(ApiError::BadRequest("a chunk of the body is malformed").into()),
             }

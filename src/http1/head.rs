@@ -246,27 +246,19 @@ impl Head {
 /// How many bytes the head has, its last empty line included. Bare line feeds count here, so that a head with them
 /// is refused at once and not waited for.
 fn end_of_head(input: &[u8]) -> Option<usize> {
-    let mut searched = 0;
-    while let Some(at) = input[searched..].iter().position(|byte| *byte == b'\n') {
-        let next = searched + at + 1;
-        match &input[next..] {
-            [b'\n', ..] => return Some(next + 1),
-            [b'\r', b'\n', ..] => return Some(next + 2),
-            _ => searched = next,
-        }
-    }
-    None
+    memchr::memchr_iter(b'\n', input).find_map(|at| match &input[at + 1..] {
+        [b'\n', ..] => Some(at + 2),
+        [b'\r', b'\n', ..] => Some(at + 3),
+        _ => None,
+    })
 }
 
 fn refuse_bare_line_feeds(head: &[u8]) -> Result<(), ApiError> {
-    let mut before = 0;
-    for &byte in head {
-        if byte == b'\n' && before != b'\r' {
-            return Err(ApiError::BadRequest("lines must end in CR LF"));
-        }
-        before = byte;
+    let is_bare = |at: usize| at == 0 || head[at - 1] != b'\r';
+    match memchr::memchr_iter(b'\n', head).find(|at| is_bare(*at)) {
+        Some(_) => Err(ApiError::BadRequest("lines must end in CR LF")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn parse_length(value: &[u8]) -> Option<u64> {

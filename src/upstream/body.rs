@@ -1,6 +1,6 @@
 //! The request body on its way up: pieces that are sent one after the other, none of them copied.
 
-use super::pool::{Lease, StreamGuard};
+use super::pool::{StreamGuard, StreamLease};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::convert::Infallible;
@@ -29,10 +29,15 @@ impl RequestBody {
         }
     }
 
-    /// The body on its way over a certain connection, and what tells whether any of it was ever taken.
-    pub(super) fn over(&self, lease: &Lease) -> (Self, Arc<AtomicBool>) {
+    /// The body on its way over a certain stream, and what tells whether any of it was ever taken.
+    pub(super) fn over(&self, lease: &StreamLease) -> (Self, Arc<AtomicBool>) {
         let begun = Arc::new(AtomicBool::new(false));
-        (Self { pieces: self.pieces.clone(), sent: 0, begun: begun.clone(), _stream: lease.stream() }, begun)
+        (Self { pieces: self.pieces.clone(), sent: 0, begun: begun.clone(), _stream: Some(lease.stream()) }, begun)
+    }
+
+    /// All pieces.
+    pub(super) fn pieces(&self) -> &[Bytes] {
+        &self.pieces
     }
 
     /// What is still to be sent, in bytes.

@@ -1,6 +1,5 @@
 //! New connections to upstream: names resolved, addresses raced, TLS verified.
 
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use std::io;
@@ -45,11 +44,11 @@ pub struct NoCertificates;
 /// A connection, ready for HTTP.
 pub(crate) enum Stream {
     /// HTTP/1.1 without TLS.
-    Plain(TokioIo<TcpStream>),
+    Plain(TcpStream),
     /// HTTP/1.1 over TLS.
-    Tls1(TokioIo<TlsStream<TcpStream>>),
+    Tls1(TlsStream<TcpStream>),
     /// HTTP/2 over TLS.
-    Tls2(TokioIo<TlsStream<TcpStream>>),
+    Tls2(TlsStream<TcpStream>),
 }
 
 /// How TLS is spoken to upstream: aws-lc-rs, the system's certificates, HTTP/2 preferred.
@@ -83,12 +82,11 @@ pub(crate) async fn connect(host: &str, port: u16, tls: Option<&Arc<ClientConfig
         tcp.set_nodelay(true)?;
         let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
         socket2::SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
-        let Some(config) = tls else { return Ok(Stream::Plain(TokioIo::new(tcp))) };
+        let Some(config) = tls else { return Ok(Stream::Plain(tcp)) };
         let name =
             ServerName::try_from(host.to_owned()).map_err(|error| ConnectError::Failed(error.to_string().into()))?;
         let stream = TlsConnector::from(config.clone()).connect(name, tcp).await?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let stream = TokioIo::new(stream);
         Ok(if is_http2 { Stream::Tls2(stream) } else { Stream::Tls1(stream) })
     };
     timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or(Err(ConnectError::TimedOut))

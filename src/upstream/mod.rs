@@ -2,10 +2,13 @@
 
 mod body;
 mod connect;
+mod http1;
 mod pool;
+mod response;
 
 pub use connect::{NoCertificates, tls_config};
 pub(crate) use connect::{Stream, connect};
+pub(crate) use response::{BodyBroke, ResponseBody};
 
 use crate::budget::Reservation;
 use crate::config::{BaseUrl, Config};
@@ -15,14 +18,15 @@ use crate::http1::Head;
 use crate::models::Models;
 use body::RequestBody;
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, USER_AGENT};
 use http::response::Parts;
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
-use hyper::body::Incoming;
-use pool::{Lease, LeaseError, Pool};
+use http1::SendError;
+use pool::{Held, Lease, LeaseError, Pool, StreamLease};
 use rustls::ClientConfig;
 use std::collections::HashMap;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -36,6 +40,10 @@ static PASSED_FIELDS: [HeaderName; 4] = [
     HeaderName::from_static("x-server-timeout"),
 ];
 
+const JSON: &str = "application/json";
+const IDENTITY: &str = "identity";
+const PRODUCT: &str = concat!("ai-proxy/", env!("CARGO_PKG_VERSION"));
+
 /// The locations of Vertex AI that aliases use, with their connections.
 pub struct Vertex {
     /// In the order of [`Models::locations`].
@@ -47,9 +55,8 @@ pub struct Vertex {
 /// One location's Chat Completions.
 struct Endpoint {
     pool: Arc<Pool>,
-    host: HeaderValue,
-    /// For HTTP/1.1.
-    path: Uri,
+    /// For HTTP/1.1: the request line and the fields that all requests have.
+    head: Bytes,
     /// For HTTP/2.
     url: Uri,
 }
@@ -81,13 +88,13 @@ pub struct Answer {
     /// Status and header fields.
     pub parts: Parts,
     /// The body.
-    pub body: Incoming,
+    pub(crate) body: ResponseBody,
     /// From the request's departure to the answer's header fields.
     pub waited: Duration,
     /// What the gateway itself took to send it.
     pub overhead: Duration,
-    /// The place on a connection, taken until the body has ended.
-    _lease: Lease,
+    /// The place on an HTTP/2 connection, taken until the body has ended.
+    _lease: Option<StreamLease>,
 }
 
 /// A request that got no answer to pass on.
@@ -207,27 +214,69 @@ impl Vertex {
 
     async fn attempt(&self, request: &ChatRequest, bearer: &Bearer) -> Result<Answer, Attempt> {
         let endpoint = &self.endpoints[request.location];
-        let mut lease = endpoint.pool.lease().await.map_err(|error| {
+        let lease = endpoint.pool.lease().await.map_err(|error| {
             let told = match error {
                 LeaseError::Connect(_) => ApiError::UpstreamUnreachable,
                 LeaseError::Saturated => ApiError::UpstreamSaturated,
             };
             Attempt::Failed(ForwardError::new(told, error))
         })?;
+        let answer = match lease {
+            Lease::Http1(held) => self.attempt_over_http1(endpoint, held, request, bearer).await?,
+            Lease::Http2(lease) => self.attempt_over_http2(endpoint, lease, request, bearer).await?,
+        };
+        // Switching protocols was not asked for, and nothing else of the kind can be final.
+        if answer.parts.status.is_informational() {
+            return Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, answer.parts.status)));
+        }
+        Ok(answer)
+    }
+
+    async fn attempt_over_http1(
+        &self,
+        endpoint: &Endpoint,
+        mut held: Held,
+        request: &ChatRequest,
+        bearer: &Bearer,
+    ) -> Result<Answer, Attempt> {
+        let building = Instant::now();
+        let head = endpoint.head(request, bearer);
+        let departure = Instant::now();
+        match timeout(self.timeout, held.send(&head, request.body.pieces())).await {
+            Ok(Ok((parts, body))) => Ok(Answer {
+                parts,
+                body: ResponseBody::Http1(held, body),
+                waited: departure.elapsed(),
+                overhead: departure - building,
+                _lease: None,
+            }),
+            Ok(Err(SendError::Unsent(cause))) => Err(Attempt::Unsent(cause.to_string())),
+            Ok(Err(error)) => Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, error))),
+            Err(_) => Err(Attempt::timed_out()),
+        }
+    }
+
+    async fn attempt_over_http2(
+        &self,
+        endpoint: &Endpoint,
+        mut lease: StreamLease,
+        request: &ChatRequest,
+        bearer: &Bearer,
+    ) -> Result<Answer, Attempt> {
         let building = Instant::now();
         let (body, begun) = request.body.over(&lease);
-        let outgoing = endpoint.request(request, body, bearer, lease.is_http2());
+        let outgoing = endpoint.request(request, body, bearer);
         let departure = Instant::now();
-        let sent = timeout(self.timeout, lease.send(outgoing)).await;
-        let waited = departure.elapsed();
-        match sent {
-            // Switching protocols was not asked for, and nothing else of the kind can be final.
-            Ok(Ok(response)) if response.status().is_informational() => {
-                Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, response.status())))
-            }
+        match timeout(self.timeout, lease.sender.try_send_request(outgoing)).await {
             Ok(Ok(response)) => {
                 let (parts, body) = response.into_parts();
-                Ok(Answer { parts, body, waited, overhead: departure - building, _lease: lease })
+                Ok(Answer {
+                    parts,
+                    body: ResponseBody::Http2(body),
+                    waited: departure.elapsed(),
+                    overhead: departure - building,
+                    _lease: Some(lease),
+                })
             }
             Ok(Err(mut failed)) => {
                 // hyper may have parked it, and dropped it without handing it back. Without one byte of its body
@@ -245,8 +294,14 @@ impl Vertex {
                     Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, cause))
                 })
             }
-            Err(_) => Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamTimeout, "no response headers"))),
+            Err(_) => Err(Attempt::timed_out()),
         }
+    }
+}
+
+impl Attempt {
+    fn timed_out() -> Self {
+        Self::Failed(ForwardError::new(ApiError::UpstreamTimeout, "no response headers"))
     }
 }
 
@@ -255,35 +310,51 @@ impl Endpoint {
         let path = format!("/v1/projects/{project}/locations/{location}/endpoints/openapi/chat/completions");
         let scheme = if base.tls { "https" } else { "http" };
         let authority: &Authority = &base.authority;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: {authority}\r\ncontent-type: {JSON}\r\naccept-encoding: {IDENTITY}\r\n\
+             user-agent: {PRODUCT}\r\n"
+        );
         Ok(Self {
             pool,
-            host: HeaderValue::from_str(authority.as_str())?,
-            url: Uri::builder().scheme(scheme).authority(authority.clone()).path_and_query(path.as_str()).build()?,
-            path: Uri::builder().path_and_query(path).build()?,
+            head: head.into(),
+            url: Uri::builder().scheme(scheme).authority(authority.clone()).path_and_query(path).build()?,
         })
     }
 
-    fn request(&self, chat: &ChatRequest, body: RequestBody, bearer: &Bearer, is_http2: bool) -> Request<RequestBody> {
+    /// The head of an HTTP/1.1 request.
+    fn head(&self, chat: &ChatRequest, bearer: &Bearer) -> Vec<u8> {
+        let mut head = Vec::with_capacity(self.head.len() + 512);
+        head.extend_from_slice(&self.head);
+        let own = bearer.fields().map(|(name, value)| (name.as_str(), value));
+        let passed = chat.fields.iter().map(|(name, value)| (name.as_str(), value));
+        for (name, value) in own.chain(passed) {
+            head.extend_from_slice(name.as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        // Writing to memory cannot fail.
+        let _ = write!(head, "content-length: {}\r\n\r\n", chat.body.len());
+        head
+    }
+
+    /// An HTTP/2 request.
+    fn request(&self, chat: &ChatRequest, body: RequestBody, bearer: &Bearer) -> Request<RequestBody> {
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.url.clone();
+        *request.version_mut() = http::Version::HTTP_2;
         let headers = request.headers_mut();
         headers.reserve(12);
-        if !is_http2 {
-            headers.insert(HOST, self.host.clone());
-        }
-        bearer.attach(headers);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(chat.body.len()));
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("ai-proxy/", env!("CARGO_PKG_VERSION"))));
-        for (name, value) in &chat.fields {
+        for (name, value) in bearer.fields() {
             headers.insert(name.clone(), value.clone());
         }
-        if is_http2 {
-            *request.uri_mut() = self.url.clone();
-            *request.version_mut() = http::Version::HTTP_2;
-        } else {
-            *request.uri_mut() = self.path.clone();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(chat.body.len()));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(IDENTITY));
+        headers.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
+        for (name, value) in &chat.fields {
+            headers.insert(name.clone(), value.clone());
         }
         request
     }

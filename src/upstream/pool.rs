@@ -8,16 +8,19 @@
 
 use super::body::RequestBody;
 use super::connect::{ConnectError, Stream, connect};
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use super::http1::{self, SendError};
+use super::response::BodyBroke;
+use bytes::Bytes;
+use http::response::Parts;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
@@ -45,8 +48,6 @@ const LEASE_TIMEOUT: Duration = Duration::from_secs(20);
 const SETTINGS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often they are looked for.
 const SETTINGS_INTERVAL: Duration = Duration::from_millis(1);
-/// hyper's read buffer for HTTP/1.1 answers may grow to this, in bytes.
-const HTTP1_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Why there is no connection for a request.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -99,19 +100,37 @@ impl Http2Connection {
 }
 
 struct Http1Idle {
-    sender: http1::SendRequest<RequestBody>,
+    connection: http1::Connection,
     since: Instant,
 }
 
-/// The right to send one request, until it is dropped: after the end of the answer's body.
-pub(super) struct Lease {
-    pool: Arc<Pool>,
-    slot: Slot,
+impl Http1Idle {
+    fn is_usable(&mut self) -> bool {
+        self.since.elapsed() < IDLE_TIMEOUT && self.connection.is_alive()
+    }
 }
 
-enum Slot {
-    Http1(Option<http1::SendRequest<RequestBody>>),
-    Http2 { sender: http2::SendRequest<RequestBody>, stream: Arc<StreamGuard> },
+/// The right to send one request.
+pub(super) enum Lease {
+    /// On a connection of its own.
+    Http1(Held),
+    /// On a stream of a connection, until this is dropped: after the end of the answer's body.
+    Http2(StreamLease),
+}
+
+/// An HTTP/1.1 connection in use. Dropping it gives the connection back, if it is good for another request.
+pub(crate) struct Held {
+    pool: Arc<Pool>,
+    /// `None` once it has been given back.
+    connection: Option<http1::Connection>,
+}
+
+/// A place on an HTTP/2 connection.
+pub(super) struct StreamLease {
+    pool: Arc<Pool>,
+    /// Sends one request.
+    pub(super) sender: http2::SendRequest<RequestBody>,
+    stream: Arc<StreamGuard>,
 }
 
 /// One stream of an HTTP/2 connection, taken until the last owner is gone.
@@ -145,8 +164,8 @@ impl Pool {
     pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, LeaseError> {
         let waiting = {
             let mut state = self.state();
-            if let Some(slot) = state.take_slot(self) {
-                return Ok(Lease { pool: self.clone(), slot });
+            if let Some(lease) = state.take_place(self) {
+                return Ok(lease);
             }
             let (sender, receiver) = oneshot::channel();
             state.waiting.push_back(sender);
@@ -219,9 +238,9 @@ impl Pool {
     async fn open(self: &Arc<Self>) -> Result<Opened, ConnectError> {
         let failed = |error: hyper::Error| ConnectError::Failed(error.to_string().into());
         match connect(&self.host, self.port, self.tls.as_ref()).await? {
-            Stream::Plain(io) => self.open_http1(io).await.map_err(failed),
-            Stream::Tls1(io) => self.open_http1(io).await.map_err(failed),
-            Stream::Tls2(io) => {
+            Stream::Plain(tcp) => Ok(Opened::Http1(http1::Connection::plain(tcp))),
+            Stream::Tls1(tls) => Ok(Opened::Http1(http1::Connection::tls(tls))),
+            Stream::Tls2(tls) => {
                 let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
                     .initial_max_send_streams(0)
@@ -230,7 +249,7 @@ impl Pool {
                     .keep_alive_interval(PING_INTERVAL)
                     .keep_alive_timeout(PING_TIMEOUT)
                     .keep_alive_while_idle(false)
-                    .handshake(io)
+                    .handshake(TokioIo::new(tls))
                     .await
                     .map_err(failed)?;
                 // Nothing is sent before upstream has said how much it takes: requests that left earlier could wait
@@ -252,28 +271,10 @@ impl Pool {
         }
     }
 
-    async fn open_http1<T>(self: &Arc<Self>, io: T) -> Result<Opened, hyper::Error>
-    where
-        T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-    {
-        let (sender, connection) = http1::Builder::new().max_buf_size(HTTP1_BUFFER_BYTES).handshake(io).await?;
-        let pool = self.clone();
-        pool.state().http1_open += 1;
-        tokio::spawn(async move {
-            let _ = connection.await;
-            let mut state = pool.state();
-            state.http1_open -= 1;
-            state.http1_idle.retain(|idle| !idle.sender.is_closed());
-            pool.dial_for_waiting(&mut state);
-        });
-        Ok(Opened::Http1(sender))
-    }
-
     /// Hands free places to those who wait, in their order.
     fn serve_waiting(self: &Arc<Self>, state: &mut State) {
         while !state.waiting.is_empty() {
-            let Some(slot) = state.take_slot(self) else { return };
-            let mut lease = Lease { pool: self.clone(), slot };
+            let Some(mut lease) = state.take_place(self) else { return };
             loop {
                 let Some(waiter) = state.waiting.pop_front() else {
                     lease.give_back(state);
@@ -314,7 +315,7 @@ where
 
 /// A connection that was just made.
 enum Opened {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(http1::Connection),
     Http2(http2::SendRequest<RequestBody>, Arc<AtomicUsize>),
 }
 
@@ -326,9 +327,10 @@ impl State {
 
     fn add(&mut self, opened: Opened) {
         match opened {
-            Opened::Http1(sender) => {
+            Opened::Http1(connection) => {
                 self.speaks_http2 = Some(false);
-                self.http1_idle.push(Http1Idle { sender, since: Instant::now() });
+                self.http1_open += 1;
+                self.http1_idle.push(Http1Idle { connection, since: Instant::now() });
             }
             Opened::Http2(sender, allowed) => {
                 self.speaks_http2 = Some(true);
@@ -345,21 +347,30 @@ impl State {
     }
 
     /// A free place, on the fullest connection that has one, so that the others can become idle and close.
-    fn take_slot(&mut self, pool: &Arc<Pool>) -> Option<Slot> {
+    fn take_place(&mut self, pool: &Arc<Pool>) -> Option<Lease> {
         self.http2.retain(Http2Connection::is_usable);
         if let Some(connection) =
             self.http2.iter_mut().filter(|connection| connection.room() > 0).min_by_key(|connection| connection.room())
         {
             connection.streams += 1;
-            let stream = StreamGuard { pool: Some(pool.clone()), id: connection.id };
-            return Some(Slot::Http2 { sender: connection.sender.clone(), stream: Arc::new(stream) });
+            let stream = Arc::new(StreamGuard { pool: Some(pool.clone()), id: connection.id });
+            return Some(Lease::Http2(StreamLease { pool: pool.clone(), sender: connection.sender.clone(), stream }));
         }
-        while let Some(idle) = self.http1_idle.pop() {
-            if !idle.sender.is_closed() && idle.since.elapsed() < IDLE_TIMEOUT {
-                return Some(Slot::Http1(Some(idle.sender)));
+        while let Some(mut idle) = self.http1_idle.pop() {
+            if idle.is_usable() {
+                return Some(Lease::Http1(Held { pool: pool.clone(), connection: Some(idle.connection) }));
             }
+            self.http1_open -= 1;
         }
         None
+    }
+
+    /// Closes what has been idle for too long or was closed by upstream.
+    fn close_idle(&mut self) {
+        let before = self.http1_idle.len();
+        self.http1_idle.retain_mut(Http1Idle::is_usable);
+        self.http1_open -= before - self.http1_idle.len();
+        self.http2.retain(Http2Connection::is_usable);
     }
 }
 
@@ -373,51 +384,17 @@ impl State {
 }
 
 impl Lease {
-    /// Whether the request will go over HTTP/2, and so needs a full URL.
-    pub(super) fn is_http2(&self) -> bool {
-        matches!(self.slot, Slot::Http2 { .. })
-    }
-
-    /// The HTTP/2 stream that is taken.
-    pub(super) fn stream(&self) -> Option<Arc<StreamGuard>> {
-        match &self.slot {
-            Slot::Http1(_) => None,
-            Slot::Http2 { stream, .. } => Some(stream.clone()),
-        }
-    }
-
-    /// Sends the request.
-    ///
-    /// # Errors
-    /// hyper's error, with the request where it was certainly not sent.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        match &mut self.slot {
-            Slot::Http1(Some(sender)) => sender.try_send_request(request).await,
-            Slot::Http2 { sender, .. } => sender.try_send_request(request).await,
-            Slot::Http1(None) => unreachable!("the sender is taken on drop only"),
-        }
-    }
-
-    /// Takes the connection out of use for new requests: it refused one.
-    pub(super) fn retire(&self) {
-        if let Slot::Http2 { stream, .. } = &self.slot {
-            self.pool.state().http2.retain(|connection| connection.id != stream.id);
-        }
-    }
-
     /// Gives a place back that was never used; the lock is held by the caller.
-    fn give_back(mut self, state: &mut State) {
-        match &mut self.slot {
-            Slot::Http1(sender) => {
-                state.http1_idle.extend(sender.take().map(|sender| Http1Idle { sender, since: Instant::now() }));
+    fn give_back(self, state: &mut State) {
+        match self {
+            Self::Http1(mut held) => {
+                let connection = held.connection.take();
+                state.http1_idle.extend(connection.map(|connection| Http1Idle { connection, since: Instant::now() }));
             }
-            Slot::Http2 { stream, .. } => {
-                state.release_stream(stream.id);
+            Self::Http2(mut lease) => {
+                state.release_stream(lease.stream.id);
                 // Nothing is left for its drop, which would take the lock again.
-                if let Some(stream) = Arc::get_mut(stream) {
+                if let Some(stream) = Arc::get_mut(&mut lease.stream) {
                     stream.pool = None;
                 }
             }
@@ -425,34 +402,52 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        match &mut self.slot {
-            // The stream's guard gives it back.
-            Slot::Http2 { .. } => {}
-            Slot::Http1(sender) => {
-                let Some(mut sender) = sender.take().filter(|sender| !sender.is_closed()) else { return };
-                if sender.is_ready() {
-                    return self.pool.keep(sender);
-                }
-                // hyper is not yet done with the last answer, or closes because it was not read to its end.
-                let pool = self.pool.clone();
-                tokio::spawn(async move {
-                    if sender.ready().await.is_ok() {
-                        pool.keep(sender);
-                    }
-                });
-            }
-        }
+impl StreamLease {
+    /// The stream that is taken.
+    pub(super) fn stream(&self) -> Arc<StreamGuard> {
+        self.stream.clone()
+    }
+
+    /// Takes the connection out of use for new requests: it refused one.
+    pub(super) fn retire(&self) {
+        self.pool.state().http2.retain(|connection| connection.id != self.stream.id);
     }
 }
 
-impl Pool {
-    /// Keeps an HTTP/1.1 connection for the next request, or gives it to one that waits.
-    fn keep(self: &Arc<Self>, sender: http1::SendRequest<RequestBody>) {
-        let mut state = self.state();
-        state.http1_idle.push(Http1Idle { sender, since: Instant::now() });
-        self.serve_waiting(&mut state);
+impl Held {
+    fn connection(&mut self) -> &mut http1::Connection {
+        self.connection.as_mut().expect("it is given back on drop, or with the last piece, behind which nobody asks")
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    ///
+    /// # Errors
+    /// When there is no answer to be had.
+    pub(super) async fn send(&mut self, head: &[u8], body: &[Bytes]) -> Result<(Parts, http1::Body), SendError> {
+        self.connection().send(head, body).await
+    }
+
+    /// The next piece of the answer's body.
+    pub(super) fn poll_piece(
+        &mut self,
+        body: &mut http1::Body,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyBroke>>> {
+        self.connection().poll_piece(body, cx)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        let mut state = self.pool.state();
+        if connection.is_idle() {
+            state.http1_idle.push(Http1Idle { connection, since: Instant::now() });
+            self.pool.serve_waiting(&mut state);
+        } else {
+            state.http1_open -= 1;
+            self.pool.dial_for_waiting(&mut state);
+        }
     }
 }
 
@@ -462,8 +457,7 @@ async fn reap(pool: Weak<Pool>) {
         sleep(REAP_INTERVAL).await;
         let Some(pool) = pool.upgrade() else { return };
         let mut state = pool.state();
-        state.http1_idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE_TIMEOUT);
-        state.http2.retain(Http2Connection::is_usable);
+        state.close_idle();
         if state.http2.is_empty() && state.http1_open == 0 {
             state.reaper_runs = false;
             return;

@@ -37,7 +37,7 @@ SECRET_FILES = [
     "target/secret",
 ]
 # Folders where they are put.
-PLACES = ["", "src/", "src/emulator/scenarios/", "docs/", "pi-sandbox/"]
+PLACES = ["", "src/", "src/emulator/scenarios/", "bench/", "docs/", "pi-sandbox/"]
 # At the top only: what no list of secret names would have.
 OTHER_FILES = [".git/config", "notes.txt", "keys/new.txt"]
 
@@ -86,7 +86,7 @@ class Tree:
     def source(self):
         """What the image is built of."""
         files = (path.relative_to(self.root).as_posix() for path in (self.root / "src").rglob("*") if path.is_file())
-        return {"Cargo.toml", "Cargo.lock", *files} - set(self.secrets)
+        return {".cargo/config.toml", "Cargo.toml", "Cargo.lock", "bench/Cargo.toml", *files} - set(self.secrets)
 
 
 def build(tree):

@@ -85,6 +85,12 @@ impl Metadata {
         self.seen.wait("a call for a token", |seen| (seen.token_calls >= n).then_some(()));
     }
 
+    /// Waits until `n` tokens have been given out.
+    #[track_caller]
+    pub(crate) fn wait_tokens_given(&self, n: usize) {
+        self.seen.wait("a token", |seen| (seen.tokens_given >= n).then_some(()));
+    }
+
     /// Where a credentials file sends its refresh token.
     pub(crate) fn oauth_uri(&self) -> String {
         format!("http://{}/oauth/token", self.address)

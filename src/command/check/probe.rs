@@ -6,8 +6,8 @@ use crate::relay::is_event_stream;
 use crate::upstream::{ChatRequest, ForwardError, Vertex};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http_body_util::BodyExt;
 use serde_json::json;
+use std::future::poll_fn;
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long an answer may take in all. A thinking model may need a while even for one token.
@@ -68,14 +68,13 @@ pub(super) async fn ask(vertex: &Vertex, model: &Model, stream: bool) -> Outcome
         let clocks = date.and_then(|date| httpdate::parse_http_date(date).ok()).map(|theirs| (theirs, now));
         let mut body = BytesMut::new();
         let mut first_byte = None;
-        while let Some(frame) = answer.body.frame().await {
-            let Ok(frame) = frame else { return Outcome::Broken };
-            let Some(data) = frame.data_ref() else { continue };
+        while let Some(piece) = poll_fn(|cx| answer.body.poll_piece(cx)).await {
+            let Ok(data) = piece else { return Outcome::Broken };
             first_byte.get_or_insert_with(|| begun.elapsed());
             if body.len() + data.len() > MAX_ANSWER_BYTES {
                 return Outcome::Broken;
             }
-            body.extend_from_slice(data);
+            body.extend_from_slice(&data);
         }
         Outcome::Answered(Answered {
             status: answer.parts.status.as_u16(),

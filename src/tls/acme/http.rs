@@ -6,7 +6,7 @@ use http::header::HOST;
 use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use rustls::ClientConfig;
 use std::pin::Pin;
@@ -46,17 +46,18 @@ async fn send(mut request: Request<BodyWrapper<Bytes>>, tls: Arc<ClientConfig>) 
     let host = uri.host().filter(|_| uri.scheme_str() == Some("https"));
     let host = host.ok_or(Error::Str("an https URL of the authority"))?;
     let response = match connect(host, uri.port_u16().unwrap_or(443), Some(&tls)).await.map_err(boxed)? {
-        Stream::Tls2(io) => {
-            let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.map_err(boxed)?;
+        Stream::Tls2(tls) => {
+            let (mut sender, connection) =
+                http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.map_err(boxed)?;
             tokio::spawn(connection);
             sender.send_request(request).await.map_err(boxed)?
         }
-        Stream::Tls1(io) => {
+        Stream::Tls1(tls) => {
             let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or(host);
             let authority = HeaderValue::from_str(authority).map_err(http::Error::from)?;
             request.headers_mut().insert(HOST, authority);
             *request.uri_mut() = uri.path_and_query().map(|path| path.as_str()).unwrap_or("/").parse()?;
-            let (mut sender, connection) = http1::handshake(io).await.map_err(boxed)?;
+            let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(boxed)?;
             tokio::spawn(connection);
             sender.send_request(request).await.map_err(boxed)?
         }

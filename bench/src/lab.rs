@@ -1,0 +1,245 @@
+//! One run's equipment, and how one turn is measured with it.
+
+use crate::Result;
+use crate::contestant::{Contestant, Running, Stable};
+use crate::load::{Closed, Open, Streams, StreamsPlan, Turn};
+use crate::payload::Question;
+use crate::process::cpu_time_of;
+use crate::upstream::{StreamShape, Upstream, Wire};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// How often a turn is tried on a machine that is busy with other things.
+const MAX_ATTEMPTS: usize = 5;
+
+/// How thorough a run is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Effort {
+    pub(crate) rounds: usize,
+    /// How long one turn is measured.
+    pub(crate) turn: Duration,
+    /// How long load runs before that.
+    pub(crate) warm_up: Duration,
+    /// Streams at one time, where their cost is measured.
+    pub(crate) streams: usize,
+    /// Streams at one time, where memory is measured.
+    pub(crate) memory_streams: &'static [usize],
+    /// How long after the last stream memory is looked at again.
+    pub(crate) memory_rest: Duration,
+    /// Bytes of large bodies.
+    pub(crate) bodies: &'static [usize],
+    /// Questions a second, where a rate is fixed.
+    pub(crate) rate: u32,
+    /// Starts of each program.
+    pub(crate) starts: usize,
+    /// Requests, where nothing may grow with them.
+    pub(crate) soak: u64,
+}
+
+impl Effort {
+    /// Some minutes for each part.
+    pub(crate) const FULL: Self = Self {
+        rounds: 7,
+        turn: Duration::from_millis(1000),
+        warm_up: Duration::from_millis(250),
+        streams: 1000,
+        memory_streams: &[100, 1000, 9000],
+        memory_rest: Duration::from_secs(60),
+        bodies: &[100_000, 1_000_000, 10_000_000],
+        rate: 15_000,
+        starts: 15,
+        soak: 1_000_000,
+    };
+    /// Two minutes for all parts.
+    pub(crate) const QUICK: Self = Self {
+        rounds: 3,
+        turn: Duration::from_millis(400),
+        warm_up: Duration::from_millis(150),
+        memory_streams: &[1000],
+        memory_rest: Duration::from_secs(2),
+        bodies: &[1_000_000],
+        starts: 5,
+        soak: 50_000,
+        ..Self::FULL
+    };
+    /// Whether the benchmark itself works; its figures mean nothing.
+    pub(crate) const CHECK: Self = Self {
+        rounds: 1,
+        turn: Duration::from_millis(100),
+        warm_up: Duration::from_millis(400),
+        streams: 20,
+        memory_streams: &[50],
+        memory_rest: Duration::ZERO,
+        bodies: &[1_000_000],
+        rate: 500,
+        starts: 1,
+        soak: 500,
+    };
+}
+
+pub(crate) struct Lab {
+    pub(crate) upstream: Upstream,
+    pub(crate) stable: Stable,
+    pub(crate) effort: Effort,
+    /// The CPUs of the programs under test.
+    pub(crate) cpus: Vec<usize>,
+    pub(crate) contestants: Vec<Contestant>,
+    pub(crate) started: Instant,
+}
+
+/// What a turn asks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Load {
+    /// So many clients, each of which asks as soon as it has its answer.
+    Saturating { clients: usize },
+    /// So many questions a second.
+    Rate(u32),
+}
+
+/// What was seen in one turn.
+#[derive(Debug, Default)]
+pub(crate) struct Sample {
+    /// Whole answers or events.
+    pub(crate) done: f64,
+    /// CPU time of the program.
+    pub(crate) cpu: Duration,
+    /// CPU time of clients and upstream.
+    pub(crate) bench_cpu: Duration,
+    pub(crate) wall: Duration,
+    /// In nanoseconds, in order.
+    pub(crate) latencies: Vec<u64>,
+    /// In nanoseconds, in order.
+    pub(crate) first_bytes: Vec<u64>,
+}
+
+impl Sample {
+    /// CPU microseconds for each answer or event.
+    pub(crate) fn cpu_each(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.done
+    }
+
+    /// The part of a core that the program used.
+    pub(crate) fn busy(&self) -> f64 {
+        self.cpu.as_secs_f64() / self.wall.as_secs_f64()
+    }
+
+    /// The part of a core that clients and upstream used.
+    pub(crate) fn bench_busy(&self) -> f64 {
+        self.bench_cpu.as_secs_f64() / self.wall.as_secs_f64()
+    }
+}
+
+impl Lab {
+    pub(crate) async fn new(gateway: PathBuf, effort: Effort, cpus: Vec<usize>) -> Result<Self> {
+        let started = Instant::now();
+        let installed = [Contestant::Nginx, Contestant::HaProxy];
+        let others = installed.into_iter().filter(|contestant| contestant.version().is_some());
+        Ok(Self {
+            upstream: Upstream::start(started).await?,
+            stable: Stable { gateway, wrapper: Vec::new() },
+            effort,
+            cpus,
+            contestants: [Contestant::Gateway].into_iter().chain(others).collect(),
+            started,
+        })
+    }
+
+    pub(crate) async fn start(&self, contestant: Contestant, wire: Wire) -> Result<Running> {
+        self.stable.start(contestant, &self.upstream, wire, &self.cpus).await
+    }
+
+    pub(crate) async fn start_all(&self, wire: Wire) -> Result<Vec<Running>> {
+        let mut running = Vec::new();
+        for contestant in &self.contestants {
+            running.push(self.start(*contestant, wire).await?);
+        }
+        Ok(running)
+    }
+
+    /// One turn of questions without a stream; once more where the machine did something else in between.
+    pub(crate) async fn turn(&self, running: &Running, body_bytes: usize, load: Load) -> Result<Sample> {
+        for _ in 0..MAX_ATTEMPTS {
+            if let Some(sample) = self.undisturbed_turn(running, body_bytes, load).await? {
+                return Ok(sample);
+            }
+            eprintln!("once more: the machine gave the clients no time");
+        }
+        Err("the machine is too busy with other things".into())
+    }
+
+    async fn undisturbed_turn(&self, running: &Running, body_bytes: usize, load: Load) -> Result<Option<Sample>> {
+        let question = Question::new(body_bytes, false);
+        self.upstream.expect(&question, None);
+        let turn = Rc::new(Turn::new(running.address, question, self.started));
+        let sample = match load {
+            Load::Saturating { clients } => {
+                let clients = Closed::start(&turn, clients);
+                let sample = self.measure(&turn, running).await;
+                clients.end().await;
+                sample
+            }
+            Load::Rate(rate) => {
+                let clients = Open::start(&turn, rate);
+                let sample = self.measure(&turn, running).await;
+                clients.end().await;
+                sample
+            }
+        }?;
+        self.judge(&turn, running)?;
+        Ok(Some(sample).filter(|_| !turn.notes.paused.get()))
+    }
+
+    /// One turn of streams, which have all begun before it is measured and end after it, regularly.
+    pub(crate) async fn turn_of_streams(&self, running: &Running, interval: Duration) -> Result<Sample> {
+        let question = Question::new(1024, true);
+        let ramp = self.effort.turn / 2;
+        let whole = ramp + self.effort.warm_up + self.effort.turn + interval * 2;
+        let events = (whole.as_secs_f64() / interval.as_secs_f64()).ceil() as u64;
+        self.upstream.expect(&question, Some(StreamShape { events, interval }));
+        let turn = Rc::new(Turn::new(running.address, question, self.started));
+        let streams = Streams::start(&turn, StreamsPlan { count: self.effort.streams, ramp });
+        tokio::time::sleep(ramp).await;
+        let mut sample = self.measure(&turn, running).await?;
+        streams.end().await;
+        self.judge(&turn, running)?;
+        let (ended, asked) = (turn.notes.ended.get(), self.effort.streams as u64);
+        if ended != asked {
+            return Err(format!("{}: {ended} of {asked} streams came to their end", running.contestant.name()).into());
+        }
+        sample.first_bytes = turn.notes.first_bytes.take();
+        sample.first_bytes.sort_unstable();
+        Ok(sample)
+    }
+
+    async fn measure(&self, turn: &Rc<Turn>, running: &Running) -> Result<Sample> {
+        let cpu_time = || running.process.as_ref().map(|process| process.cpu_time()).unwrap_or_default();
+        let notes = &turn.notes;
+        tokio::time::sleep(self.effort.warm_up).await;
+        notes.recording.set(true);
+        let own_cpu_time = || cpu_time_of(std::process::id());
+        let (begun, cpu, done, own) = (Instant::now(), cpu_time(), notes.done.get(), own_cpu_time());
+        tokio::time::sleep(self.effort.turn).await;
+        let (wall, cpu, done) = (begun.elapsed(), cpu_time().saturating_sub(cpu), notes.done.get() - done);
+        let bench_cpu = own_cpu_time().saturating_sub(own);
+        notes.recording.set(false);
+        if done == 0 {
+            let fault = notes.fault.borrow().clone().unwrap_or_else(|| "nothing was answered".to_owned());
+            return Err(format!("{}: {fault}", running.contestant.name()).into());
+        }
+        let mut latencies = notes.latencies.take();
+        latencies.sort_unstable();
+        Ok(Sample { done: done as f64, cpu, bench_cpu, wall, latencies, first_bytes: Vec::new() })
+    }
+
+    /// Fails when a byte was wrong on either side.
+    pub(crate) fn judge(&self, turn: &Turn, running: &Running) -> Result<()> {
+        if let Some(fault) = turn.notes.fault.borrow().as_ref() {
+            return Err(format!("{}: {fault}", running.contestant.name()).into());
+        }
+        match self.upstream.counts().wrong.get() {
+            0 => Ok(()),
+            wrong => Err(format!("{}: upstream got {wrong} wrong requests", running.contestant.name()).into()),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Where and of what a run was made.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    pub(crate) cpu: String,
+    pub(crate) cpus: usize,
+    pub(crate) kernel: String,
+}
+
+impl Machine {
+    pub(crate) fn here() -> Self {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let names = cpuinfo.lines().filter_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        Self {
+            cpu: names.map(|(_, name)| name.to_owned()).next().unwrap_or_default(),
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: kernel.trim().to_owned(),
+        }
+    }
+}
+
+/// What the gateway's binary was built of, as far as this folder tells.
+pub(crate) fn gateway_versions(gateway: &Path) -> BTreeMap<String, String> {
+    let commit = said("git", &["rev-parse", "HEAD"]);
+    let is_dirty = !said("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty();
+    let size = fs::metadata(gateway).map_or(0, |file| file.len());
+    BTreeMap::from([
+        ("commit".to_owned(), if is_dirty { format!("{commit} with changes") } else { commit }),
+        ("gateway".to_owned(), said(&gateway.to_string_lossy(), &["--version"])),
+        ("gateway_bytes".to_owned(), size.to_string()),
+        ("rustc".to_owned(), said("rustc", &["--version"])),
+    ])
+}
+
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+}

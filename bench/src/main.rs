@@ -1,0 +1,174 @@
+//! Measures the gateway beside nginx and HAProxy. `README.md` says what the figures mean.
+
+mod contestant;
+mod figure;
+mod lab;
+mod load;
+mod machine;
+mod parts;
+mod payload;
+mod process;
+mod report;
+mod statistics;
+mod upstream;
+
+use lab::{Effort, Lab};
+use parts::Instructions;
+use report::Report;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const HELP: &str = "\
+ai-proxy-bench: measures ai-proxy beside nginx and HAProxy
+
+Usage:
+  ai-proxy-bench [OPTIONS] full|quick|check [PART]...   measure all parts, or these
+  ai-proxy-bench [OPTIONS] instructions                 count instructions, compare with the baseline
+  ai-proxy-bench [OPTIONS] baseline                     count instructions, make them the baseline
+  ai-proxy-bench [OPTIONS] table                        show what was measured
+
+Options:
+  --gateway FILE   the binary to measure [ai-proxy beside this program]
+  --output FILE    where figures are kept [target/bench.json]; parts that it has of the same build are not run again
+  --fresh          run them again
+
+'check' shows only whether the benchmark works; its figures mean nothing.
+";
+
+/// The CPU of the programs under test, and the one of clients and upstream.
+const PROXY_CPU: usize = 0;
+const BENCH_CPU: usize = 1;
+/// Clients and upstream hold a descriptor each for every stream.
+const DESCRIPTORS: u64 = 20_000;
+
+struct Words {
+    gateway: PathBuf,
+    output: PathBuf,
+    fresh: bool,
+    values: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let words = match read_words() {
+        Ok(Some(words)) => words,
+        Ok(None) => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return fail(&format!("{error}; see --help"), 2),
+    };
+    match run(&words) {
+        Ok(code) => code,
+        Err(error) => fail(&error.to_string(), 1),
+    }
+}
+
+fn fail(message: &str, code: u8) -> ExitCode {
+    eprintln!("ai-proxy-bench: {message}");
+    ExitCode::from(code)
+}
+
+fn read_words() -> Result<Option<Words>> {
+    use lexopt::prelude::{Long, Short, Value, ValueExt};
+    let beside = std::env::current_exe()?.with_file_name("ai-proxy");
+    let mut words = Words { gateway: beside, output: "target/bench.json".into(), fresh: false, values: Vec::new() };
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(word) = parser.next()? {
+        match word {
+            Long("help") | Short('h') => return Ok(None),
+            Long("gateway") => words.gateway = parser.value()?.into(),
+            Long("output") => words.output = parser.value()?.into(),
+            Long("fresh") => words.fresh = true,
+            Value(value) => words.values.push(value.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if words.values.is_empty() { Ok(None) } else { Ok(Some(words)) }
+}
+
+fn run(words: &Words) -> Result<ExitCode> {
+    let (command, parts) = words.values.split_first().ok_or("what to do is missing")?;
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    if command == "table" {
+        let report = Report::load(&words.output).ok_or("nothing was measured yet")?;
+        print!("{}", report.table(&parts));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let effort = match command.as_str() {
+        "full" | "instructions" | "baseline" => Effort::FULL,
+        "quick" => Effort::QUICK,
+        "check" => Effort::CHECK,
+        other => return Err(format!("'{other}' is no command; see --help").into()),
+    };
+    if let Some(unknown) = parts.iter().find(|name| !parts::exists(name)) {
+        return Err(format!("there is no part '{unknown}'; there are {}", parts::NAMES.join(", ")).into());
+    }
+    if !words.gateway.is_file() {
+        return Err(
+            format!("there is no gateway at {}: build it, or name it with --gateway", words.gateway.display()).into()
+        );
+    }
+    let gateway = words.gateway.canonicalize()?;
+    if getrlimit(Resource::Nofile).current.is_some_and(|limit| limit < DESCRIPTORS) {
+        let raised = Rlimit { current: Some(DESCRIPTORS), maximum: getrlimit(Resource::Nofile).maximum };
+        // Where this is not allowed, the part that needs it says so.
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
+    // With one CPU everything shares it, and only CPU times mean anything.
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let proxy_cpus = vec![PROXY_CPU];
+    let report = Report::new(command, &gateway);
+    if cpus > BENCH_CPU {
+        process::pin(&[BENCH_CPU])?;
+    }
+
+    // One thread for clients and upstream: the cheapest way, and they are never the ones who are measured.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let lab = Lab::new(gateway, effort, proxy_cpus).await?;
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let measuring = async {
+            match command.as_str() {
+                "instructions" | "baseline" => instructions(&lab, command == "baseline").await,
+                _ => measure(&lab, report, words, &parts).await,
+            }
+        };
+        // Whatever was started ends when this does.
+        tokio::select! {
+            done = measuring => done,
+            _ = tokio::signal::ctrl_c() => Err("stopped".into()),
+            _ = terminate.recv() => Err("stopped".into()),
+        }
+    })
+}
+
+async fn measure(lab: &Lab, mut report: Report, words: &Words, parts: &[&str]) -> Result<ExitCode> {
+    if let Some(earlier) = Report::load(&words.output).filter(|earlier| report.continues(earlier)) {
+        report.figures = earlier.figures;
+    }
+    let wanted = if parts.is_empty() { parts::NAMES.to_vec() } else { parts.to_vec() };
+    for name in &wanted {
+        if words.fresh || !report.figures.contains_key(*name) {
+            eprintln!("measuring {name}");
+            report.figures.insert((*name).to_owned(), parts::run(name, lab).await?);
+            report.save(&words.output)?;
+        }
+    }
+    print!("{}", report.table(&wanted));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn instructions(lab: &Lab, make_baseline: bool) -> Result<ExitCode> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("instructions.json");
+    let counted = Instructions::count(lab).await?;
+    if make_baseline {
+        counted.save(&file)?;
+    }
+    let (lines, all_within) = counted.compare(&Instructions::load(&file)?);
+    print!("{lines}");
+    Ok(if all_within { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,70 @@
+//! Whether the benchmark itself works: a tiny run against the debug binary. Its figures mean nothing; that there are
+//! some, and that every byte was right on both sides, is what counts.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const BENCH: &str = env!("CARGO_BIN_EXE_ai-proxy-bench");
+
+/// The gateway's debug binary, which `cargo test --workspace` builds beside this one.
+fn gateway() -> PathBuf {
+    let path = Path::new(BENCH).with_file_name("ai-proxy");
+    assert!(path.is_file(), "{} is missing: cargo build, or cargo test --workspace", path.display());
+    path
+}
+
+fn run(words: &[&str]) -> Output {
+    Command::new(BENCH).args(words).output().expect("the benchmark starts")
+}
+
+#[test]
+fn every_part_gives_figures_and_every_byte_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("bench.json");
+    let (gateway, output) = (gateway().display().to_string(), output.display().to_string());
+    let parts = [
+        "json-plain",
+        "json-tls",
+        "sse-plain",
+        "sse-tls",
+        "sse-tls1",
+        "bodies-plain",
+        "bodies-tls",
+        "latency-plain",
+        "memory-plain",
+        "memory-tls",
+        "start",
+        "cores",
+        "size",
+        "soak",
+    ];
+    let options = ["--gateway", &gateway, "--output", &output, "check"];
+    let ran = run(&[&options[..], &parts].concat());
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let report: Value = serde_json::from_slice(&std::fs::read(&output).unwrap()).unwrap();
+    assert!(report["machine"]["cpus"].as_u64().unwrap() > 0);
+    for program in ["gateway", "nginx", "haproxy", "rustc"] {
+        assert!(!report["versions"][program].as_str().unwrap().is_empty(), "{program}");
+    }
+    for part in parts {
+        let figures = report["figures"][part].as_array().unwrap_or_else(|| panic!("no figures of {part}"));
+        assert!(!figures.is_empty(), "{part}");
+        for figure in figures.iter().filter(|figure| figure["rounds"].get("gateway").is_some()) {
+            assert!(figure["medians"]["gateway"].is_f64(), "{figure}");
+        }
+    }
+    let table = String::from_utf8(ran.stdout).unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("json_1k.plain.saturated.cpu ")).count();
+    assert_eq!(rows, 1, "{table}");
+}
+
+#[test]
+fn wrong_words_are_refused() {
+    for words in [&["what"][..], &["check", "what"], &["--what"], &["--gateway", "/nonexistent", "check"]] {
+        let ran = run(words);
+        assert!(!ran.status.success() && ran.stdout.is_empty(), "{words:?}");
+        assert!(String::from_utf8_lossy(&ran.stderr).starts_with("ai-proxy-bench: "), "{words:?}");
+    }
+    assert!(run(&["--help"]).status.success());
+}

@@ -1,0 +1,425 @@
+//! One HTTP/1.1 connection to upstream, worked by the task of the request that is on it.
+//!
+//! hyper's client has a task for each connection: every request, answer and piece of a body goes from task to task, and
+//! its read buffer stays as long as the connection. Here nothing is handed over, and a connection that waits holds no
+//! buffer. `httparse` does the parsing.
+
+use super::response::BodyBroke;
+use crate::http1::chunked::{Decoder, Progress};
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, response::Parts};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+/// Largest head of an answer, in bytes.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Most header fields of an answer. hyper allows as many.
+const MAX_FIELDS: usize = 100;
+/// One read's share of the stack, in bytes.
+const SCRATCH_BYTES: usize = 16 * 1024;
+/// A read buffer that has grown beyond this is not kept between pieces, in bytes.
+const KEPT_INPUT_BYTES: usize = 2 * 1024;
+/// Pieces of a request that go out with one system call.
+const MAX_SLICES: usize = 16;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    /// Not one byte of the request was taken.
+    #[error("the connection had died: {0}")]
+    Unsent(io::Error),
+    #[error("{0}")]
+    Broke(io::Error),
+    #[error("the answer is not HTTP/1.1: {0}")]
+    Malformed(&'static str),
+}
+
+/// How the bytes travel.
+enum Transport {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection.
+pub(super) struct Connection {
+    transport: Transport,
+    /// Read and not yet used.
+    input: BytesMut,
+    /// Whether the next request can go out: the last answer has come to its end, and both sides keep the connection.
+    is_idle: bool,
+}
+
+/// Where an answer's body ends.
+#[derive(Debug)]
+enum Framing {
+    /// After so many more bytes.
+    Counted(u64),
+    Chunked(Decoder),
+    /// With the connection.
+    UntilClose,
+    /// It has ended.
+    Ended,
+    /// Nowhere: its coding is broken.
+    Malformed,
+}
+
+/// The body of an answer that is still coming.
+#[derive(Debug)]
+pub(crate) struct Body {
+    framing: Framing,
+    /// Whether the connection is good for another request when the body has ended.
+    keeps_connection: bool,
+}
+
+impl Connection {
+    pub(super) fn plain(stream: TcpStream) -> Self {
+        Self::over(Transport::Plain(stream))
+    }
+
+    pub(super) fn tls(stream: TlsStream<TcpStream>) -> Self {
+        Self::over(Transport::Tls(Box::new(stream)))
+    }
+
+    fn over(transport: Transport) -> Self {
+        Self { transport, input: BytesMut::new(), is_idle: true }
+    }
+
+    /// Whether the next request can go out.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_idle
+    }
+
+    /// Whether upstream has neither closed it nor said anything that nobody asked for.
+    pub(super) fn is_alive(&mut self) -> bool {
+        let mut scratch = [MaybeUninit::uninit(); 1];
+        let mut read = ReadBuf::uninit(&mut scratch);
+        self.transport.poll_read(&mut Context::from_waker(Waker::noop()), &mut read).is_pending()
+    }
+
+    /// Sends a request and waits for the head of its answer. An answer may come before the request is sent, whose rest
+    /// then stays here.
+    ///
+    /// # Errors
+    /// When there is no answer to be had. Whatever happens, dropping the future spoils the connection.
+    pub(super) async fn send(&mut self, head: &[u8], body: &[Bytes]) -> Result<(Parts, Body), SendError> {
+        self.is_idle = false;
+        let total = head.len() + body.iter().map(Bytes::len).sum::<usize>();
+        let mut sent = 0;
+        let mut failed = None;
+        poll_fn(|cx| {
+            while sent < total && failed.is_none() {
+                match self.transport.poll_write(cx, &slices_from(sent, head, body)) {
+                    Poll::Ready(Ok(count @ 1..)) => sent += count,
+                    Poll::Ready(Ok(_)) => failed = Some(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(Err(error)) => failed = Some(error),
+                    Poll::Pending => break,
+                }
+            }
+            if failed.is_none()
+                && let Poll::Ready(Err(error)) = self.transport.poll_flush(cx)
+            {
+                failed = Some(error);
+            }
+            if let Some(error) = failed.take_if(|_| sent == 0) {
+                return Poll::Ready(Err(SendError::Unsent(error)));
+            }
+            loop {
+                if let Some((parts, mut body)) = take_head(&mut self.input)? {
+                    body.keeps_connection &= sent == total && failed.is_none();
+                    self.is_idle =
+                        body.keeps_connection && self.input.is_empty() && matches!(body.framing, Framing::Ended);
+                    return Poll::Ready(Ok((parts, body)));
+                }
+                match ready!(self.poll_read_more(cx)) {
+                    Ok(1..) => {}
+                    Ok(_) => {
+                        let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, "it ended before an answer began");
+                        return Poll::Ready(Err(SendError::Broke(failed.take().unwrap_or_else(ended))));
+                    }
+                    Err(error) => return Poll::Ready(Err(SendError::Broke(error))),
+                }
+            }
+        })
+        .await
+    }
+
+    /// The next piece of a body: what has come, a chunk at most.
+    pub(super) fn poll_piece(
+        &mut self,
+        body: &mut Body,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyBroke>>> {
+        let polled = self.poll_body(body, cx);
+        // What has been passed on takes no memory while the next piece is waited for.
+        if self.input.is_empty() && self.input.capacity() > KEPT_INPUT_BYTES {
+            self.input = BytesMut::new();
+        }
+        if matches!(polled, Poll::Ready(None)) {
+            self.is_idle = body.keeps_connection && self.input.is_empty();
+        }
+        polled
+    }
+
+    fn poll_body(&mut self, body: &mut Body, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyBroke>>> {
+        loop {
+            match &mut body.framing {
+                Framing::Ended => return Poll::Ready(None),
+                Framing::Malformed => return Poll::Ready(Some(Err(BodyBroke::Malformed))),
+                Framing::Counted(left) if !self.input.is_empty() => {
+                    let here = usize::try_from(*left).map_or(self.input.len(), |left| left.min(self.input.len()));
+                    *left -= here as u64;
+                    if *left == 0 {
+                        body.framing = Framing::Ended;
+                    }
+                    return Poll::Ready(Some(Ok(self.input.split_to(here).freeze())));
+                }
+                Framing::UntilClose if !self.input.is_empty() => {
+                    return Poll::Ready(Some(Ok(self.input.split().freeze())));
+                }
+                Framing::Chunked(decoder) if !self.input.is_empty() => {
+                    let mut piece = BytesMut::new();
+                    match decoder.decode(&mut self.input, &mut piece, usize::MAX) {
+                        Ok(Progress::Done) => body.framing = Framing::Ended,
+                        Ok(Progress::NeedsMore | Progress::ChunkEnded) => {}
+                        // What came of it in good order is passed on first.
+                        Ok(Progress::OverLimit) | Err(_) => body.framing = Framing::Malformed,
+                    }
+                    if !piece.is_empty() {
+                        return Poll::Ready(Some(Ok(piece.freeze())));
+                    }
+                    if !matches!(body.framing, Framing::Chunked(_)) {
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            match ready!(self.poll_read_more(cx)) {
+                Ok(1..) => {}
+                Ok(_) if matches!(body.framing, Framing::UntilClose) => body.framing = Framing::Ended,
+                Ok(_) => return Poll::Ready(Some(Err(BodyBroke::Ended))),
+                Err(error) => return Poll::Ready(Some(Err(BodyBroke::Connection(error)))),
+            }
+        }
+    }
+
+    fn poll_read_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut scratch = [const { MaybeUninit::<u8>::uninit() }; SCRATCH_BYTES];
+        let mut read = ReadBuf::uninit(&mut scratch);
+        ready!(self.transport.poll_read(cx, &mut read))?;
+        self.input.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    }
+}
+
+impl Transport {
+    fn poll_read(&mut self, cx: &mut Context<'_>, read: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, read),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, read),
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            // The kernel has it.
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+}
+
+/// What of a request is still to be sent.
+fn slices_from<'a>(mut skip: usize, head: &'a [u8], body: &'a [Bytes]) -> [IoSlice<'a>; MAX_SLICES] {
+    let mut slices = [IoSlice::new(b""); MAX_SLICES];
+    let mut free = slices.iter_mut();
+    for part in [head].into_iter().chain(body.iter().map(|piece| &**piece)) {
+        if skip >= part.len() {
+            skip -= part.len();
+        } else if let Some(slice) = free.next() {
+            *slice = IoSlice::new(&part[skip..]);
+            skip = 0;
+        }
+    }
+    slices
+}
+
+/// Takes the head of the final answer off the front, interim ones before it; `None` while it is not whole.
+fn take_head(input: &mut BytesMut) -> Result<Option<(Parts, Body)>, SendError> {
+    loop {
+        if input.is_empty() {
+            return Ok(None);
+        }
+        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut []);
+        let parsed = httparse::ParserConfig::default()
+            .parse_response_with_uninit_headers(&mut response, input, &mut fields)
+            .map_err(|_| SendError::Malformed("its head cannot be read"))?;
+        let httparse::Status::Complete(length) = parsed else {
+            return if input.len() > MAX_HEAD_BYTES {
+                Err(SendError::Malformed("its head is too large"))
+            } else {
+                Ok(None)
+            };
+        };
+        let code = response.code.unwrap_or_default();
+        let status = StatusCode::from_u16(code).map_err(|_| SendError::Malformed("its status is none"))?;
+        // All but this one are followed by the answer (RFC 9110, section 15.2).
+        if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+            input.advance(length);
+            continue;
+        }
+        let is_http11 = response.version == Some(1);
+        let mut headers = HeaderMap::with_capacity(response.headers.len());
+        for field in response.headers.iter() {
+            let name = HeaderName::from_bytes(field.name.as_bytes());
+            let value = HeaderValue::from_bytes(field.value);
+            let (Ok(name), Ok(value)) = (name, value) else {
+                return Err(SendError::Malformed("a field of its head cannot be read"));
+            };
+            headers.append(name, value);
+        }
+        input.advance(length);
+        let body = Body::of(status, &headers, is_http11)?;
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        *response.version_mut() = if is_http11 { Version::HTTP_11 } else { Version::HTTP_10 };
+        *response.headers_mut() = headers;
+        return Ok(Some((response.into_parts().0, body)));
+    }
+}
+
+impl Body {
+    /// Where the body of an answer to a POST ends (RFC 9112, section 6.3).
+    fn of(status: StatusCode, headers: &HeaderMap, is_http11: bool) -> Result<Self, SendError> {
+        let codings = headers.get_all(TRANSFER_ENCODING);
+        let last_coding = codings.iter().next_back().map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+        let last_coding = last_coding.and_then(|mut codings| codings.next()).map(<[u8]>::trim_ascii);
+        let mut length = None;
+        for value in headers.get_all(CONTENT_LENGTH) {
+            let number = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+            let number: Option<u64> = number.and_then(|text| text.parse().ok());
+            if number.is_none() || length.replace(number).is_some_and(|earlier| earlier != number) {
+                return Err(SendError::Malformed("its length cannot be told"));
+            }
+        }
+        let framing = match (last_coding, length.flatten()) {
+            _ if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) => Framing::Ended,
+            (Some(coding), _) if coding.eq_ignore_ascii_case(b"chunked") => Framing::Chunked(Decoder::default()),
+            (Some(_), _) | (None, None) => Framing::UntilClose,
+            (None, Some(0)) => Framing::Ended,
+            (None, Some(length)) => Framing::Counted(length),
+        };
+        let says = |word: &[u8]| {
+            let values = headers.get_all(CONNECTION).iter();
+            values
+                .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+                .any(|token| token.trim_ascii().eq_ignore_ascii_case(word))
+        };
+        let keeps = !says(b"close") && (is_http11 || says(b"keep-alive"));
+        // Both lengths in one answer may be an attempt to smuggle another one in behind it.
+        let is_ambiguous = last_coding.is_some() && length.is_some();
+        let keeps_connection = keeps && !is_ambiguous && !matches!(framing, Framing::UntilClose);
+        Ok(Self { framing, keeps_connection })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn head(text: &str) -> Result<Option<(Parts, Body)>, SendError> {
+        take_head(&mut BytesMut::from(text))
+    }
+
+    fn framing(fields: &str) -> (String, bool) {
+        let (_, body) = head(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n")).unwrap().unwrap();
+        let name = format!("{:?}", body.framing);
+        (name.split(['(', ' ']).next().unwrap().to_owned(), body.keeps_connection)
+    }
+
+    #[test]
+    fn ends_of_bodies() {
+        assert_eq!(framing("content-length: 5\r\n"), ("Counted".into(), true));
+        assert_eq!(framing("content-length: 5\r\ncontent-length: 5\r\n"), ("Counted".into(), true));
+        assert_eq!(framing("content-length: 0\r\n"), ("Ended".into(), true));
+        assert_eq!(framing("transfer-encoding: chunked\r\n"), ("Chunked".into(), true));
+        assert_eq!(framing("transfer-encoding: gzip, Chunked\r\nconnection: x, Close\r\n"), ("Chunked".into(), false));
+        assert_eq!(framing("transfer-encoding: chunked\r\ncontent-length: 5\r\n"), ("Chunked".into(), false));
+        assert_eq!(framing("transfer-encoding: gzip\r\n"), ("UntilClose".into(), false));
+        assert_eq!(framing(""), ("UntilClose".into(), false));
+        for bad in [
+            "content-length: 1\r\ncontent-length: 2\r\n",
+            "content-length: +1\r\n",
+            "content-length: x\r\n",
+            "content-length:\r\n",
+        ] {
+            assert!(head(&format!("HTTP/1.1 200 OK\r\n{bad}\r\n")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn interim_answers_are_passed_over() {
+        let (parts, _) =
+            head("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nlink: x\r\n\r\nHTTP/1.0 404 No\r\n\r\n")
+                .unwrap()
+                .unwrap();
+        assert_eq!((parts.status.as_u16(), parts.version), (404, Version::HTTP_10));
+        assert!(head("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 20").unwrap().is_none());
+        assert_eq!(head("HTTP/1.1 101 Switch\r\n\r\n").unwrap().unwrap().0.status, 101);
+    }
+
+    #[test]
+    fn what_is_no_head_is_refused() {
+        assert!(head("HTTP/2 200\r\n\r\n").is_err());
+        assert!(head("220 ready\r\n").is_err());
+        assert!(head(&format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(MAX_HEAD_BYTES))).is_err());
+        assert!(head(&format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(MAX_FIELDS + 1))).is_err());
+    }
+
+    #[test]
+    fn requests_go_out_in_order_from_anywhere() {
+        let body: Vec<Bytes> = (0..40).map(|number| Bytes::from(format!("piece {number};"))).collect();
+        let all = [b"head" as &[u8], &body.concat()].concat();
+        let mut sent = Vec::new();
+        while sent.len() < all.len() {
+            let slices = slices_from(sent.len(), b"head", &body);
+            // As a socket that takes half of what it is given.
+            let given: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+            sent.extend_from_slice(&given[..given.len().div_ceil(2)]);
+        }
+        assert_eq!(sent, all);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = take_head(&mut BytesMut::from(&bytes[..]));
+        }
+
+        #[test]
+        fn heads_split_anywhere_parse_alike(cut in 0usize..64) {
+            let text = "HTTP/1.1 200 OK\r\nContent-Length: 12\r\nX: y\r\n\r\n";
+            let cut = cut.min(text.len() - 1);
+            let mut input = BytesMut::from(&text[..cut]);
+            prop_assert!(take_head(&mut input).unwrap().is_none());
+            input.extend_from_slice(&text.as_bytes()[cut..]);
+            let (_, body) = take_head(&mut input).unwrap().unwrap();
+            prop_assert!(matches!(body.framing, Framing::Counted(12)));
+        }
+    }
+}
