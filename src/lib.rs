@@ -84,7 +84,12 @@ impl App {
             process: u64::from_ne_bytes(random),
             vertex,
             budget: config.body_budget_bytes.map_or_else(budget::BodyBudget::of_machine, budget::BodyBudget::new),
-            pages: pages::Pages::render(&models, &config.location),
+            pages: pages::Pages::new(pages::Facts {
+                models: &models,
+                location: &config.location,
+                public_url: config.public_url.as_ref(),
+                playground: config.playground,
+            }),
             signatures: signatures::Signatures::new(config.thought_signatures, &config.skip_value),
             models,
             keys: config.keys,

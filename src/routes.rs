@@ -11,6 +11,8 @@ use std::sync::Arc;
 enum Route<'a> {
     Splash,
     Docs,
+    Playground,
+    Asset(&'a [u8]),
     Health,
     Ready,
     Models,
@@ -23,11 +25,15 @@ impl<'a> Route<'a> {
         match path {
             b"/" => Some(Self::Splash),
             b"/docs" => Some(Self::Docs),
+            b"/playground" => Some(Self::Playground),
             b"/health" | b"/healthz" => Some(Self::Health),
             b"/readyz" => Some(Self::Ready),
             b"/v1/models" => Some(Self::Models),
             b"/v1/chat/completions" => Some(Self::Chat),
-            _ => path.strip_prefix(b"/v1/models/").filter(|alias| !alias.is_empty()).map(Self::Model),
+            _ => match path.strip_prefix(b"/v1/models/") {
+                Some(alias) => Some(alias).filter(|alias| !alias.is_empty()).map(Self::Model),
+                None => path.strip_prefix(b"/assets/").map(Self::Asset),
+            },
         }
     }
 
@@ -44,6 +50,8 @@ impl<'a> Route<'a> {
         match self {
             Self::Splash => "/",
             Self::Docs => "/docs",
+            Self::Playground => "/playground",
+            Self::Asset(_) => "/assets/{digest}/{name}",
             Self::Health if path == b"/health" => "/health",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
@@ -60,7 +68,7 @@ impl<'a> Route<'a> {
 /// The gateway's own error, or how the exchange broke off.
 pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), Failure> {
     let path = exchange.head.shared_path();
-    let route = Route::find(&path);
+    let route = Route::find(&path).filter(|route| app.pages.has_playground() || !matches!(route, Route::Playground));
     if let Some(route) = &route {
         exchange.record.route = route.name(&path);
     }
@@ -79,8 +87,10 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
         (Route::Chat, Method::Post) => return chat::complete(app, exchange).await,
         (Route::Chat, _) => return Err(ApiError::MethodNotAllowed(route.allowed()).into()),
         (_, Method::Get | Method::Head) => match route {
-            Route::Splash => Answer::html(app.pages.splash.clone()),
-            Route::Docs => Answer::html(app.pages.docs.clone()),
+            Route::Splash => app.pages.splash(&exchange.head, app.vertex.is_ready()),
+            Route::Docs => app.pages.docs(&exchange.head),
+            Route::Playground => app.pages.playground(&exchange.head),
+            Route::Asset(path) => app.pages.asset(path, &exchange.head).ok_or(ApiError::NotFound)?,
             Route::Health => Answer::json(200, app.models.health_json()),
             Route::Ready if app.vertex.is_ready() => Answer::json(200, pages::READY),
             Route::Ready => return Err(ApiError::CredentialsUnavailable.into()),
@@ -138,7 +148,7 @@ fn preflight(head: &Head) -> Answer {
         ("access-control-allow-headers", names.to_owned()),
         ("access-control-max-age", "600".to_owned()),
     ];
-    Answer { status: 204, content_type: "", fields, body: bytes::Bytes::new() }
+    Answer { status: 204, content_type: "", fields, vary: "", body: bytes::Bytes::new() }
 }
 
 /// Decodes %-escapes; `None` where they or the result are not valid.
