@@ -21,8 +21,10 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     for asset in built::FILES {
         page = page.replace(&format!("/assets/{}/", asset.digest), "");
     }
-    // There is no start page here.
-    page = page.replace("<a class=\"name\" href=\"/\">", "<a class=\"name\" href=\"index.html\">");
+    // There is no other page here.
+    for link in ["/", "/docs"] {
+        page = page.replace(&format!("href=\"{link}\""), "href=\"index.html\"");
+    }
     let mut files = vec![("index.html", page.into_bytes())];
     let loaded = built::FILES.iter().filter(|asset| asset.name != "playground.js");
     files.extend(loaded.map(|asset| (asset.name, asset.plain.to_vec())));

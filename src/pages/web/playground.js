@@ -10,6 +10,8 @@ const [requestPane, answerPane] = ["request", "answer"].map(at);
 // An answer on the wire may be long; a page should not become slow of it.
 const SHOWN_CHARACTERS = 200_000;
 
+at("needs-script").remove();
+
 let history = [];
 let running = null;
 
@@ -116,7 +118,11 @@ async function read(response, hear) {
     }
   };
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch((error) => {
+      // A stream that broke may have said why in its last event.
+      if (answer.error) return { done: true };
+      throw error;
+    });
     const text = decoder.decode(value, { stream: !done });
     if (shown < SHOWN_CHARACTERS) answerPane.append(text.slice(0, SHOWN_CHARACTERS - shown));
     shown += text.length;
