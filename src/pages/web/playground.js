@@ -119,9 +119,10 @@ async function read(response, hear) {
   };
   for (;;) {
     const { done, value } = await reader.read().catch((error) => {
-      // A stream that broke may have said why in its last event.
-      if (answer.error) return { done: true };
-      throw error;
+      // A stream that broke says why in its last event, which a browser may drop: its own words are "network error".
+      if (error.name === "AbortError") throw error;
+      answer.error ??= "the connection broke before the answer was complete";
+      return { done: true };
     });
     const text = decoder.decode(value, { stream: !done });
     if (shown < SHOWN_CHARACTERS) answerPane.append(text.slice(0, SHOWN_CHARACTERS - shown));
