@@ -11,13 +11,15 @@ WORKDIR /build
 # The dependencies, in a layer that stays until one of them changes: they are built for a program that is empty, which
 # is then forgotten.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir src \
+RUN mkdir src build \
     && touch src/lib.rs \
-    && echo 'fn main() {}' >src/main.rs \
+    && echo 'fn main() {}' | tee src/main.rs >build/main.rs \
     && cargo build --release --locked \
     && cargo clean --release --locked --package ai-proxy \
-    && rm -r src
+    && rm -r src build
 
+COPY build build
+COPY docs/runbook docs/runbook
 COPY src src
 RUN cargo build --release --locked
 

@@ -69,6 +69,7 @@ impl App {
         config: config::Config,
         project: &str,
         tls: &Arc<rustls::ClientConfig>,
+        tls_ends_here: bool,
         log: log::Log,
     ) -> Result<Self, String> {
         let models = models::Models::new(&config.models, &config.location);
@@ -88,6 +89,7 @@ impl App {
                 models: &models,
                 location: &config.location,
                 public_url: config.public_url.as_ref(),
+                tls_ends_here,
                 playground: config.playground,
             }),
             signatures: signatures::Signatures::new(config.thought_signatures, &config.skip_value),

@@ -23,12 +23,12 @@ impl PublicUrl {
         (https || authority.is_this_machine()).then(|| authority.with_scheme(https))
     }
 
-    /// What a request's `host` field says. TLS ends before the gateway, so that any other machine than this one is
-    /// called by `https`.
+    /// What a request's `host` field says. Any other machine than this one is called by `https`, since TLS ends in front
+    /// of the gateway if it does not end here.
     #[must_use]
-    pub fn of_host(host: &[u8]) -> Option<Self> {
+    pub fn of_host(host: &[u8], tls_ends_here: bool) -> Option<Self> {
         let authority = Authority::parse(std::str::from_utf8(host).ok()?)?;
-        let https = !authority.is_this_machine();
+        let https = tls_ends_here || !authority.is_this_machine();
         Some(authority.with_scheme(https))
     }
 
@@ -110,7 +110,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn of_host(host: &str) -> Option<String> {
-        PublicUrl::of_host(host.as_bytes()).map(|url| url.0)
+        PublicUrl::of_host(host.as_bytes(), false).map(|url| url.0)
     }
 
     #[test]
@@ -133,6 +133,9 @@ mod tests {
         ] {
             assert_eq!(of_host(host).as_deref(), Some(url), "{host}");
         }
+        let own = |host: &str| PublicUrl::of_host(host.as_bytes(), true).map(|url| url.0);
+        assert_eq!(own("localhost:8443").as_deref(), Some("https://localhost:8443"));
+        assert_eq!(own("ai.example.com").as_deref(), Some("https://ai.example.com"));
     }
 
     #[test]
@@ -144,7 +147,7 @@ mod tests {
         ] {
             assert_eq!(of_host(host), None, "{host}");
         }
-        assert!(PublicUrl::of_host(b"\xff").is_none());
+        assert!(PublicUrl::of_host(b"\xff", false).is_none());
     }
 
     #[test]
@@ -165,8 +168,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_host_brings_in_what_means_something_elsewhere(host in any::<Vec<u8>>(), text in "[a-z0-9.:\\[\\]-]{0,40}") {
-            for host in [&host[..], text.as_bytes()] {
-                if let Some(url) = PublicUrl::of_host(host) {
+            for (host, tls) in [(&host[..], false), (text.as_bytes(), false), (text.as_bytes(), true)] {
+                if let Some(url) = PublicUrl::of_host(host, tls) {
                     prop_assert!(url.0.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]/".contains(&byte)));
                     prop_assert!(url.0.len() <= MAX_AUTHORITY_BYTES + 16);
                     // What is shown says the same when it is read again.

@@ -44,6 +44,8 @@ pub struct Facts<'a> {
     pub location: &'a str,
     /// Where clients find the gateway, if that is configured.
     pub public_url: Option<&'a PublicUrl>,
+    /// Whether clients speak TLS with the gateway itself.
+    pub tls_ends_here: bool,
     /// Whether there is a playground.
     pub playground: bool,
 }
@@ -53,6 +55,7 @@ pub struct Facts<'a> {
 pub struct Pages {
     values: Values,
     public_url: Option<PublicUrl>,
+    tls_ends_here: bool,
     playground: bool,
 }
 
@@ -63,6 +66,7 @@ impl Pages {
         Self {
             values: Values::new(facts),
             public_url: facts.public_url.cloned(),
+            tls_ends_here: facts.tls_ends_here,
             playground: facts.playground,
         }
     }
@@ -96,7 +100,7 @@ impl Pages {
         let base_url = match &self.public_url {
             Some(url) => url,
             None => {
-                of_host = head.value("host").and_then(PublicUrl::of_host).unwrap_or_default();
+                of_host = head.value("host").and_then(|host| PublicUrl::of_host(host, self.tls_ends_here)).unwrap_or_default();
                 &of_host
             }
         };
