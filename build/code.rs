@@ -99,7 +99,11 @@ fn highlighted(language: &str, source: &str) -> String {
 
 fn class_of(stack: &ScopeStack) -> &'static str {
     let inside = stack.as_slice().iter().rev();
-    inside.flat_map(|scope| CLASSES.iter().find(|(prefix, _)| prefix.is_prefix_of(*scope))).map(|(_, class)| *class).next().unwrap_or("")
+    inside
+        .flat_map(|scope| CLASSES.iter().find(|(prefix, _)| prefix.is_prefix_of(*scope)))
+        .map(|(_, class)| *class)
+        .next()
+        .unwrap_or("")
 }
 
 pub(crate) fn escaped(text: &str) -> String {

@@ -64,6 +64,7 @@ fn main() {
     fs::write(out.join("pages.rs"), generated).expect("OUT_DIR can be written");
 }
 
+#[allow(clippy::disallowed_methods, reason = "cargo speaks to build scripts through the environment")]
 fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("cargo sets {name}"))
 }

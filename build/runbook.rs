@@ -73,7 +73,10 @@ impl<'a> Section<'a> {
         while let Some(event) = events.next() {
             match event {
                 // Comments: marks for the tests.
-                Event::Html(_) | Event::InlineHtml(_) | Event::Start(Tag::HtmlBlock) | Event::End(TagEnd::HtmlBlock) => {}
+                Event::Html(_)
+                | Event::InlineHtml(_)
+                | Event::Start(Tag::HtmlBlock)
+                | Event::End(TagEnd::HtmlBlock) => {}
                 Event::Start(Tag::Heading { level, .. }) => {
                     let inner = take_until(&mut events, TagEnd::Heading(level));
                     let (heading, text) = self.heading(level, inner);
@@ -157,13 +160,20 @@ impl<'a> Section<'a> {
                 Event::Start(Tag::TableCell) => cell.clear(),
                 Event::End(TagEnd::TableCell) if in_head => {
                     let title = rendered(std::mem::take(&mut cell));
-                    html.push_str(&if title.is_empty() { "<td></td>".into() } else { format!("<th scope=\"col\">{title}</th>") });
+                    html.push_str(&if title.is_empty() {
+                        "<td></td>".into()
+                    } else {
+                        format!("<th scope=\"col\">{title}</th>")
+                    });
                     titles.push(title);
                 }
                 Event::End(TagEnd::TableCell) => {
                     let inner = rendered(std::mem::take(&mut cell));
                     // With two columns it is clear which is which.
-                    match titles.get(column).filter(|title| column > 0 && titles.len() > 2 && !inner.is_empty() && !title.contains('<')) {
+                    match titles
+                        .get(column)
+                        .filter(|title| column > 0 && titles.len() > 2 && !inner.is_empty() && !title.contains('<'))
+                    {
                         Some(title) => html.push_str(&format!("<td data-column=\"{title}\">{inner}</td>")),
                         None => html.push_str(&format!("<td>{inner}</td>")),
                     }

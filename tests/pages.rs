@@ -71,7 +71,9 @@ fn pages_load_nothing_from_elsewhere_and_nothing_inline() {
         assert_eq!(answer.header("cache-control"), Some("no-cache"));
         assert_eq!(answer.header("vary"), Some("Accept-Encoding, Host"));
         let html = text(&answer);
-        for inline in ["<style", " style=", "<script>", "javascript:", " onclick=", " onload=", "{{", "<base", "<iframe"] {
+        for inline in
+            ["<style", " style=", "<script>", "javascript:", " onclick=", " onload=", "{{", "<base", "<iframe"]
+        {
             assert!(!html.contains(inline), "{path} has {inline}");
         }
         let loaded = assets(&html);
@@ -89,7 +91,8 @@ fn pages_load_nothing_from_elsewhere_and_nothing_inline() {
 fn assets_may_be_kept_for_ever_under_their_own_name() {
     let (_upstream, gateway) = start();
     let html = text(&gateway.get("/docs"));
-    let kinds = [(".css", "text/css; charset=utf-8"), (".js", "text/javascript; charset=utf-8"), (".svg", "image/svg+xml")];
+    let kinds =
+        [(".css", "text/css; charset=utf-8"), (".js", "text/javascript; charset=utf-8"), (".svg", "image/svg+xml")];
     for (end, kind) in kinds {
         let path = assets(&html).into_iter().find(|path| path.ends_with(end)).expect("each kind is loaded");
         let answer = gateway.get(path);
@@ -104,7 +107,15 @@ fn assets_may_be_kept_for_ever_under_their_own_name() {
         assert_eq!((other.status, other.header("cache-control")), (200, Some("no-cache")));
         assert_eq!(other.body, answer.body);
     }
-    for path in ["/assets", "/assets/", "/assets/x", "/assets/x/y", "/assets/x/../site.css", "/assets/x/site.css/", "/assets/%ff/site.css.gz"] {
+    for path in [
+        "/assets",
+        "/assets/",
+        "/assets/x",
+        "/assets/x/y",
+        "/assets/x/../site.css",
+        "/assets/x/site.css/",
+        "/assets/%ff/site.css.gz",
+    ] {
         gateway.get(path).assert_error(404, "not_found");
     }
 }
@@ -226,7 +237,8 @@ fn a_hostile_host_gets_nowhere() {
         assert!(text(&client.response()).contains(SOMEWHERE));
     }
     // Other fields say where it is as little: anybody can send them.
-    let request = Request::get("/docs").header("x-forwarded-host", "evil.example").header("forwarded", "host=evil.example");
+    let request =
+        Request::get("/docs").header("x-forwarded-host", "evil.example").header("forwarded", "host=evil.example");
     assert!(!text(&gateway.request(&request)).contains("evil.example"));
 }
 
@@ -302,7 +314,17 @@ fn nothing_secret_is_shown() {
         let request = Request::get(path).key(KEY).header("x-api-key", SECOND_KEY).header("cookie", "canary-cookie");
         for answer in [gateway.get(path), gateway.request(&request)] {
             let shown = format!("{}{}", answer.head, text(&answer));
-            for secret in [KEY, SECOND_KEY, DISABLED_KEY, "tester", "retired", "canary-", &*upstream_address, "GCE_METADATA_HOST=", "ya29."] {
+            for secret in [
+                KEY,
+                SECOND_KEY,
+                DISABLED_KEY,
+                "tester",
+                "retired",
+                "canary-",
+                &*upstream_address,
+                "GCE_METADATA_HOST=",
+                "ya29.",
+            ] {
                 assert!(!shown.contains(secret), "{path} shows {secret}");
             }
         }
@@ -338,7 +360,9 @@ fn every_error_code_is_explained() {
     let source = include_str!("../src/error.rs");
     let codes: Vec<&str> = source
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("Self::")?.split_once("=> (")?.1.split_once(", \"")?.1.split('"').next())
+        .filter_map(|line| {
+            line.trim().strip_prefix("Self::")?.split_once("=> (")?.1.split_once(", \"")?.1.split('"').next()
+        })
         .collect();
     assert!(codes.len() > 20, "{codes:?}");
     for code in codes {

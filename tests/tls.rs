@@ -97,7 +97,8 @@ fn pages_say_https_even_on_this_machine() {
     let authority = Authority::new();
     let files = Files::new(&authority.issue());
     let gateway = start(&Upstream::queued(), &files);
-    let mut client = Tunnel::to(gateway.address, &authority).client();
+    let tunnel = Tunnel::to(gateway.address, &authority);
+    let mut client = tunnel.client();
     client.send("GET /docs HTTP/1.1\r\nhost: localhost:8443\r\n\r\n");
     let page = client.response();
     assert!(String::from_utf8_lossy(&page.body).contains("https://localhost:8443/v1"));

@@ -142,8 +142,9 @@ mod tests {
     fn whatever_is_no_host_is_refused() {
         let long = "a.".repeat(200) + "example";
         for host in [
-            "", ".", "a..b", "a.", "-a", "a-", "a b", "a/b", "a@b", "a?b", "a#b", "<b>", "a\"", "a'", "a`b`", "$(a)", "a;b", "a&b",
-            "a:", "a:0", "a:65536", "a:+1", "a:1:2", "[::1", "[::1]x", "[a]", "::1", "é", "a%20b", "a\\b", "a,b", &long, "a\u{0}",
+            "", ".", "a..b", "a.", "-a", "a-", "a b", "a/b", "a@b", "a?b", "a#b", "<b>", "a\"", "a'", "a`b`", "$(a)",
+            "a;b", "a&b", "a:", "a:0", "a:65536", "a:+1", "a:1:2", "[::1", "[::1]x", "[a]", "::1", "é", "a%20b",
+            "a\\b", "a,b", &long, "a\u{0}",
         ] {
             assert_eq!(of_host(host), None, "{host}");
         }
@@ -158,8 +159,18 @@ mod tests {
         assert_eq!(parse("http://localhost:8080").as_deref(), Some("http://localhost:8080"));
         assert_eq!(parse("https://localhost:8443").as_deref(), Some("https://localhost:8443"));
         for bad in [
-            "http://ai.example.com", "ai.example.com", "https://", "https:///", "https://a/v1", "https://a//", "https://u:p@a", "https://a?b",
-            "ftp://a", "https://a b", "https://<a>", "HTTPS://a",
+            "http://ai.example.com",
+            "ai.example.com",
+            "https://",
+            "https:///",
+            "https://a/v1",
+            "https://a//",
+            "https://u:p@a",
+            "https://a?b",
+            "ftp://a",
+            "https://a b",
+            "https://<a>",
+            "HTTPS://a",
         ] {
             assert_eq!(parse(bad), None, "{bad}");
         }

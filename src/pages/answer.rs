@@ -61,9 +61,9 @@ fn entity_tag(version: &str, gzip: bool) -> String {
 
 /// Whether a list of entity tags has this one, or is `*`. Weak ones count: this is a GET.
 fn names(tags: &[u8], tag: &str) -> bool {
-    tags.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).any(|one| {
-        one == b"*" || one.strip_prefix(b"W/").unwrap_or(one) == tag.as_bytes()
-    })
+    tags.split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .any(|one| one == b"*" || one.strip_prefix(b"W/").unwrap_or(one) == tag.as_bytes())
 }
 
 fn accepts_gzip(head: &Head) -> bool {

@@ -14,7 +14,13 @@ use std::collections::BTreeMap;
 pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     let configured: BTreeMap<String, ModelConfig> = ModelConfig::built_in().into_iter().collect();
     let models = Models::new(&configured, "global");
-    let values = Values::new(Facts { models: &models, location: "global", public_url: None, tls_ends_here: false, playground: false });
+    let values = Values::new(Facts {
+        models: &models,
+        location: "global",
+        public_url: None,
+        tls_ends_here: false,
+        playground: false,
+    });
     let url = PublicUrl::default();
     let page = built::DOCS.plain(&Filled { values: &values, base_url: url.as_str(), ready: true });
     let mut page = String::from_utf8(page).expect("templates and values are text");

@@ -100,7 +100,10 @@ impl Pages {
         let base_url = match &self.public_url {
             Some(url) => url,
             None => {
-                of_host = head.value("host").and_then(|host| PublicUrl::of_host(host, self.tls_ends_here)).unwrap_or_default();
+                of_host = head
+                    .value("host")
+                    .and_then(|host| PublicUrl::of_host(host, self.tls_ends_here))
+                    .unwrap_or_default();
                 &of_host
             }
         };

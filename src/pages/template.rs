@@ -99,9 +99,27 @@ impl Filled<'_> {
             Value::Location => &self.values.location,
             Value::Aliases => &self.values.aliases,
             Value::Models => &self.values.models,
-            Value::Status => if self.ready { READY } else { NOT_READY },
-            Value::Playground => if self.values.playground { PLAYGROUND } else { "" },
-            Value::PlaygroundSetting => if self.values.playground { "on" } else { "off" },
+            Value::Status => {
+                if self.ready {
+                    READY
+                } else {
+                    NOT_READY
+                }
+            }
+            Value::Playground => {
+                if self.values.playground {
+                    PLAYGROUND
+                } else {
+                    ""
+                }
+            }
+            Value::PlaygroundSetting => {
+                if self.values.playground {
+                    "on"
+                } else {
+                    "off"
+                }
+            }
             Value::FirstAlias => &self.values.first_alias,
         }
     }
@@ -130,7 +148,9 @@ impl Template {
 
     /// The page as a gzip file.
     pub(super) fn gzip(&self, values: &Filled<'_>) -> Vec<u8> {
-        let mut page = Vec::with_capacity(self.parts(values).map(|(part, deflated)| deflated.map_or(part.len() + 5, <[u8]>::len)).sum::<usize>() + 32);
+        let mut page = Vec::with_capacity(
+            self.parts(values).map(|(part, deflated)| deflated.map_or(part.len() + 5, <[u8]>::len)).sum::<usize>() + 32,
+        );
         page.extend_from_slice(&GZIP_HEAD);
         let mut crc = crc32fast::Hasher::new();
         let mut length = 0_u32;
