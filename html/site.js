@@ -85,7 +85,7 @@ function search(box) {
   const entries = [...document.querySelectorAll("main :is(h2, h3)")].map((heading) => {
     let text = "";
     for (let next = heading.nextElementSibling; next && !next.matches("h2, h3"); next = next.nextElementSibling) {
-      text += ` ${(next.querySelector("code")?.closest(".code") ? next.querySelector("code") : next).textContent}`;
+      text += ` ${[...saidIn(next)].join(" ")}`;
     }
     const title = [...heading.childNodes].filter((node) => !node.classList?.contains("anchor"));
     return { id: heading.id, title: clean(title.map((node) => node.textContent).join("")), text: clean(text) };
@@ -117,6 +117,14 @@ function search(box) {
   });
 }
 
+// What an element says, without its buttons; cells and items do not run into each other.
+function* saidIn(element) {
+  if (element.matches(".copy, svg")) return;
+  const blocks = [...element.children].some((child) => child.matches("tr, td, th, li, p, pre, tbody, thead, code, figcaption"));
+  if (!blocks || element.matches("td, th, li, p, pre, figcaption")) yield element.textContent;
+  else for (const child of element.children) yield* saidIn(child);
+}
+
 function clean(text) {
   return text.replace(/\s+/g, " ").trim();
 }
@@ -129,7 +137,9 @@ function rated(entry, words) {
 }
 
 function result({ id, title, text }, words) {
-  const at = Math.max(0, text.toLowerCase().indexOf(words[0]) - 40);
+  const found = text.toLowerCase().indexOf(words[0]);
+  // From the beginning of a word.
+  const at = found < 40 ? 0 : Math.min(found, text.indexOf(" ", found - 40) + 1);
   const piece = (at ? "…" : "") + text.slice(at, at + 130) + (at + 130 < text.length ? "…" : "");
   const escaped = words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|");
   const parts = piece.split(new RegExp(`(${escaped})`, "i"));
