@@ -15,13 +15,15 @@ COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
 # The workspace's other member, which is not built: cargo only wants to know that it is there.
 COPY bench/Cargo.toml bench/
-RUN mkdir src bench/src \
+RUN mkdir src build bench/src \
     && touch src/lib.rs \
-    && echo 'fn main() {}' | tee src/main.rs >bench/src/main.rs \
+    && echo 'fn main() {}' | tee src/main.rs build/main.rs >bench/src/main.rs \
     && cargo build --release --locked \
     && cargo clean --release --locked --package ai-proxy \
-    && rm -r src
+    && rm -r src build
 
+COPY build build
+COPY docs/runbook docs/runbook
 COPY src src
 RUN cargo build --release --locked
 

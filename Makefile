@@ -1,7 +1,7 @@
 # `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test lint test-rust clients agents pi image tls test-deploy deny shellcheck \
+.PHONY: help dev release test lint test-rust clients agents pi image pages html diagrams tls test-deploy deny shellcheck \
 	bench bench-quick bench-instructions bench-baseline
 
 help: ## list the targets
@@ -33,6 +33,16 @@ pi: ## the pi sandbox (needs a Docker engine)
 
 image: ## build the container image and test it (needs a Docker engine)
 	@tests/run image
+
+pages: ## the pages in a real browser (needs chromium)
+	@tests/run pages
+
+html: ## write html/, the runbook for reading without a gateway
+	cargo run --locked --example local_site
+
+diagrams: ## draw the runbook's diagrams from docs/runbook/*.mmd (needs chromium)
+	npm ci --no-audit --no-fund --ignore-scripts --prefix tools/diagrams
+	node tools/diagrams/render.mjs
 
 tls: ## TLS of its own, with a real ACME server (needs pebble) and a scanner
 	@tests/run tls

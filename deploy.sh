@@ -30,7 +30,7 @@ readonly APIS='run aiplatform artifactregistry cloudbuild secretmanager iam'
 # Where the service finds the keys: a file of its own folder, as Cloud Run mounts them.
 readonly KEYS_PATH=/secrets/api-keys.json
 # Settings of the gateway that make sense in Cloud Run and go from .env to the service.
-readonly PASSED_ON='^(GOOGLE_CLOUD_LOCATION|GOOGLE_CLOUD_QUOTA_PROJECT|GOOGLE_VERTEX_BASE_URL|MODEL_[A-Z0-9_]+|CORS_ALLOW_ORIGINS|MAX_BODY_BYTES|BODY_BUDGET_BYTES|UPSTREAM_TIMEOUT_SECONDS|UPSTREAM_ERRORS|THOUGHT_SIGNATURES|THOUGHT_SIGNATURE_SKIP_VALUE|SHUTDOWN_GRACE_SECONDS)$'
+readonly PASSED_ON='^(GOOGLE_CLOUD_LOCATION|GOOGLE_CLOUD_QUOTA_PROJECT|GOOGLE_VERTEX_BASE_URL|MODEL_[A-Z0-9_]+|CORS_ALLOW_ORIGINS|PLAYGROUND|MAX_BODY_BYTES|BODY_BUDGET_BYTES|UPSTREAM_TIMEOUT_SECONDS|UPSTREAM_ERRORS|THOUGHT_SIGNATURES|THOUGHT_SIGNATURE_SKIP_VALUE|SHUTDOWN_GRACE_SECONDS)$'
 
 check_project() {
   local missing=no
@@ -181,16 +181,28 @@ store_keys() {
     --role=roles/secretmanager.secretAccessor --condition=None "${in_project[@]}"
 }
 
+# Where its pages say that the service is: at PUBLIC_URL of .env, unless that is for this machine only; at the domain; or at
+# the address that Cloud Run gives, which has the same form before the first deploy as ever after.
+public_url() {
+  local url
+  url=$(from_env_file PUBLIC_URL)
+  case $url in
+  https://*) ;;
+  *) url=https://${domain:-$service-${project_number:-PROJECT_NUMBER}.$region.run.app} ;;
+  esac
+  printf '%s\n' "$url"
+}
+
 # The service's environment as a file, which is YAML since JSON is: what is in a file is in no list of processes.
 write_environment() {
   jq --arg project "$project" --arg pattern "$PASSED_ON" --arg path "$KEYS_PATH" --arg env_keys "$env_keys" \
-    --rawfile keys "${keys_file:-/dev/null}" '
-    with_entries(select(.key | test($pattern))) + {GOOGLE_CLOUD_PROJECT: $project}
+    --arg public_url "$(public_url)" --rawfile keys "${keys_file:-/dev/null}" '
+    with_entries(select(.key | test($pattern))) + {GOOGLE_CLOUD_PROJECT: $project, PUBLIC_URL: $public_url}
     + if $env_keys == "yes" then {API_KEYS_JSON: ($keys | fromjson? // [] | tojson)} else {API_KEYS_FILE: $path} end' \
     <<<"$env_file" >"$work/environment.yaml"
   if [ "$dry_run" = yes ]; then
     say "environment.yaml, with values of .env left out:"
-    jq 'with_entries(.value = if .key == "API_KEYS_FILE" or .key == "GOOGLE_CLOUD_PROJECT" then .value else "..." end)' \
+    jq 'with_entries(.value = if .key == "API_KEYS_FILE" or .key == "GOOGLE_CLOUD_PROJECT" or .key == "PUBLIC_URL" then .value else "..." end)' \
       "$work/environment.yaml" >&2
   fi
 }

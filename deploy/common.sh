@@ -163,7 +163,7 @@ read_env_file() {
     . ./.env >&2 || exit 1
     for name in $(compgen -v); do
       case $name in
-      GOOGLE_* | CLOUD_RUN_* | API_KEY* | MODEL_* | CORS_* | MAX_BODY_* | BODY_* | UPSTREAM_* | THOUGHT_* | SHUTDOWN_*)
+      GOOGLE_* | CLOUD_RUN_* | PUBLIC_URL | PLAYGROUND | API_KEY* | MODEL_* | CORS_* | MAX_BODY_* | BODY_* | UPSTREAM_* | THOUGHT_* | SHUTDOWN_*)
         printf "%s%s%s%s" "$name" "$1" "${!name}" "$2"
         ;;
       esac

@@ -5,6 +5,7 @@
 use crate::json::{self, Fields};
 use crate::keys::{self, KeyList, KeysFile, place};
 use crate::models::{ModelConfig, is_alias};
+use crate::pages::PublicUrl;
 use crate::signatures::Policy;
 use crate::tls;
 use http::uri::Authority;
@@ -57,6 +58,10 @@ pub struct Config {
     pub models: BTreeMap<String, ModelConfig>,
     /// Which browsers' pages may call.
     pub cors: AllowedOrigins,
+    /// Where clients find the gateway, for its pages to say; `None` means what each request's `host` says.
+    pub public_url: Option<PublicUrl>,
+    /// Whether there is a page to try the gateway on.
+    pub playground: bool,
     /// Largest request body, in bytes.
     pub max_body_bytes: usize,
     /// All request bodies held at one time, in bytes; `None` means half of the memory limit.
@@ -344,11 +349,7 @@ impl Reader<'_> {
     fn models(&mut self) -> BTreeMap<String, ModelConfig> {
         const JSON: &str = "MODEL_ALIASES_JSON";
         const ID_FORM: &str = "'publisher/model', such as google/gemini-2.5-flash";
-        let mut models = BTreeMap::new();
-        for (alias, default) in [("flash", "google/gemini-2.5-flash"), ("pro-preview", "google/gemini-3.1-pro-preview")]
-        {
-            models.insert(alias.to_owned(), ModelConfig { vertex_id: default.to_owned(), location: None });
-        }
+        let mut models = BTreeMap::from(ModelConfig::built_in());
         let environment = self.environment;
         let named = |suffix: &'static str| {
             environment.0.keys().filter_map(move |variable| {
@@ -459,6 +460,16 @@ impl Config {
             "'*' or origins such as https://app.example, separated by commas, without a path",
             parse_origins,
         );
+        let public_url = reader.parsed(
+            "PUBLIC_URL",
+            "https:// with a host and an optional port, without a path; http:// for localhost only",
+            PublicUrl::parse,
+        );
+        let playground = reader.parsed("PLAYGROUND", "'on' or 'off'", |text| match text {
+            "on" => Some(true),
+            "off" => Some(false),
+            _ => None,
+        });
         let max_body_bytes = reader.bytes("MAX_BODY_BYTES");
         let body_budget_bytes = reader.bytes("BODY_BUDGET_BYTES");
         let max_body_bytes = max_body_bytes.unwrap_or(DEFAULT_MAX_BODY_BYTES);
@@ -508,6 +519,8 @@ impl Config {
                 keys_file,
                 models,
                 cors: cors.unwrap_or(AllowedOrigins::Listed(Vec::new())),
+                public_url,
+                playground: playground.unwrap_or(false),
                 max_body_bytes,
                 body_budget_bytes,
                 upstream_timeout,
@@ -683,6 +696,8 @@ mod tests {
             "MODEL_ALIASES_JSON",
             "MODEL_FLASH_LOCATION",
             "CORS_ALLOW_ORIGINS",
+            "PUBLIC_URL",
+            "PLAYGROUND",
             "MAX_BODY_BYTES",
             "BODY_BUDGET_BYTES",
             "UPSTREAM_TIMEOUT_SECONDS",

@@ -73,6 +73,7 @@ impl App {
         config: config::Config,
         project: &str,
         tls: &Arc<rustls::ClientConfig>,
+        tls_ends_here: bool,
         log: log::Log,
     ) -> Result<Self, String> {
         let models = Arc::new(models::Models::new(&config.models, &config.location));
@@ -94,7 +95,13 @@ impl App {
             process: u64::from_ne_bytes(random),
             vertex,
             budget: config.body_budget_bytes.map_or_else(budget::BodyBudget::of_machine, budget::BodyBudget::new),
-            pages: pages::Pages::render(&models, &config.location),
+            pages: pages::Pages::new(pages::Facts {
+                models: &models,
+                location: &config.location,
+                public_url: config.public_url.as_ref(),
+                tls_ends_here,
+                playground: config.playground,
+            }),
             signatures: signatures::Signatures::new(config.thought_signatures, &config.skip_value),
             models,
             keys,

@@ -18,6 +18,15 @@ pub struct ModelConfig {
     pub location: Option<String>,
 }
 
+impl ModelConfig {
+    /// The aliases that there are without any setting.
+    #[must_use]
+    pub fn built_in() -> [(String, Self); 2] {
+        let at_default = |alias: &str, id: &str| (alias.to_owned(), Self { vertex_id: id.to_owned(), location: None });
+        [at_default("flash", "google/gemini-2.5-flash"), at_default("pro-preview", "google/gemini-3.1-pro-preview")]
+    }
+}
+
 /// One alias, ready to be used.
 #[derive(Debug)]
 pub struct Model {

@@ -25,7 +25,9 @@ pub async fn answer(app: &App, exchange: &mut Exchange<'_>) -> Result<(), Failur
     };
     let location = format!("https://{host}{port}{path}");
     let fields = vec![("location", location)];
-    exchange.answer(Answer { status: 308, content_type: "text/plain", fields, body: bytes::Bytes::new() }).await
+    exchange
+        .answer(Answer { status: 308, content_type: "text/plain", fields, vary: "", body: bytes::Bytes::new() })
+        .await
 }
 
 /// The host in a `host` header, without its port: a name or an address, and nothing that could lead elsewhere.

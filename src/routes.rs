@@ -12,6 +12,8 @@ use std::sync::Arc;
 enum Route<'a> {
     Splash,
     Docs,
+    Playground,
+    Asset(&'a [u8]),
     Health,
     Ready,
     Metrics,
@@ -25,12 +27,16 @@ impl<'a> Route<'a> {
         match path {
             b"/" => Some(Self::Splash),
             b"/docs" => Some(Self::Docs),
+            b"/playground" => Some(Self::Playground),
             b"/health" | b"/healthz" => Some(Self::Health),
             b"/readyz" => Some(Self::Ready),
             metrics::PATH => Some(Self::Metrics),
             b"/v1/models" => Some(Self::Models),
             b"/v1/chat/completions" => Some(Self::Chat),
-            _ => path.strip_prefix(b"/v1/models/").filter(|alias| !alias.is_empty()).map(Self::Model),
+            _ => match path.strip_prefix(b"/v1/models/") {
+                Some(alias) => Some(alias).filter(|alias| !alias.is_empty()).map(Self::Model),
+                None => path.strip_prefix(b"/assets/").map(Self::Asset),
+            },
         }
     }
 
@@ -47,6 +53,8 @@ impl<'a> Route<'a> {
         match self {
             Self::Splash => "/",
             Self::Docs => "/docs",
+            Self::Playground => "/playground",
+            Self::Asset(_) => "/assets/{digest}/{name}",
             Self::Health if path == b"/health" => "/health",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
@@ -70,6 +78,7 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
         exchange.record.key_id = keys_in(app, &exchange.head).find(|key| key.reads_metrics).map(|key| key.id.clone());
         route = route.filter(|_| exchange.record.key_id.is_some());
     }
+    route = route.filter(|route| app.pages.has_playground() || !matches!(route, Route::Playground));
     if let Some(route) = &route {
         exchange.record.route = route.name(&path);
     }
@@ -94,8 +103,10 @@ pub async fn answer(app: &Arc<App>, exchange: &mut Exchange<'_>) -> Result<(), F
         }
         (Route::Chat, _) => return Err(ApiError::MethodNotAllowed(route.allowed()).into()),
         (_, Method::Get | Method::Head) => match route {
-            Route::Splash => Answer::html(app.pages.splash.clone()),
-            Route::Docs => Answer::html(app.pages.docs.clone()),
+            Route::Splash => app.pages.splash(&exchange.head, app.vertex.is_ready()),
+            Route::Docs => app.pages.docs(&exchange.head),
+            Route::Playground => app.pages.playground(&exchange.head),
+            Route::Asset(path) => app.pages.asset(path, &exchange.head).ok_or(ApiError::NotFound)?,
             Route::Health => Answer::json(200, app.models.health_json()),
             Route::Ready if app.vertex.is_ready() => Answer::json(200, pages::READY),
             Route::Ready => return Err(ApiError::CredentialsUnavailable.into()),
@@ -155,7 +166,7 @@ fn preflight(head: &Head) -> Answer {
         ("access-control-allow-headers", names.to_owned()),
         ("access-control-max-age", "600".to_owned()),
     ];
-    Answer { status: 204, content_type: "", fields, body: bytes::Bytes::new() }
+    Answer { status: 204, content_type: "", fields, vary: "", body: bytes::Bytes::new() }
 }
 
 /// Decodes %-escapes; `None` where they or the result are not valid.

@@ -93,6 +93,18 @@ fn answers_are_the_same_inside_and_each_piece_comes_at_once() {
 }
 
 #[test]
+fn pages_say_https_even_on_this_machine() {
+    let authority = Authority::new();
+    let files = Files::new(&authority.issue());
+    let gateway = start(&Upstream::queued(), &files);
+    let tunnel = Tunnel::to(gateway.address, &authority);
+    let mut client = tunnel.client();
+    client.send("GET /docs HTTP/1.1\r\nhost: localhost:8443\r\n\r\n");
+    let page = client.response();
+    assert!(String::from_utf8_lossy(&page.body).contains("https://localhost:8443/v1"));
+}
+
+#[test]
 fn large_bodies_pass_both_ways_and_a_slow_reader_gets_every_byte() {
     let authority = Authority::new();
     let files = Files::new(&authority.issue());

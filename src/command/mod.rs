@@ -173,6 +173,8 @@ Environment (defaults in brackets):
   MODEL_<ALIAS>_LOCATION         another location for one alias
   MODEL_ALIASES_JSON             {\"alias\":\"publisher/model\"}: names that no variable can spell
   CORS_ALLOW_ORIGINS             origins of web pages that may call, comma-separated [none]
+  PUBLIC_URL                     https://host that pages tell clients [each request's host]
+  PLAYGROUND                     on: a page to try the gateway on [off]
   MAX_BODY_BYTES                 largest request body [33554432]
   BODY_BUDGET_BYTES              all request bodies held at one time [half of the memory limit]
   METRICS_PORT                   a port for Prometheus at /metrics, without a key [none]

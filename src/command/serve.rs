@@ -81,9 +81,10 @@ pub(super) async fn serve(mut config: Config, announce: impl FnOnce(SocketAddr))
     announce(address);
     let log = Log::to_stdout();
     log_panics(log.clone());
+    let tls_ends_here = config.tls.is_some();
     let handshakes = config.tls.take().map(|source| Handshakes::start(source, &tls, log.clone())).transpose();
     let handshakes = handshakes.map_err(|message| fail(&message))?.map(Arc::new);
-    let app = App::new(config, &project, &tls, log.clone()).map_err(|message| fail(&message))?;
+    let app = App::new(config, &project, &tls, tls_ends_here, log.clone()).map_err(|message| fail(&message))?;
     log.listening(if handshakes.is_some() { "https" } else { "http" }, &address.to_string());
     let mut ports = vec![Port { listener, service: Service::Gateway, tls: handshakes }];
     if let Some((listener, address)) = redirect {

@@ -81,6 +81,8 @@ pub struct Answer {
     pub content_type: &'static str,
     /// Further header fields.
     pub fields: Vec<(&'static str, String)>,
+    /// The request's fields that the answer depends on, beside `Origin`.
+    pub vary: &'static str,
     /// The body.
     pub body: Bytes,
 }
@@ -89,13 +91,13 @@ impl Answer {
     /// A JSON answer.
     #[must_use]
     pub fn json(status: u16, body: impl Into<Bytes>) -> Self {
-        Self { status, content_type: "application/json", fields: Vec::new(), body: body.into() }
+        Self { status, content_type: "application/json", fields: Vec::new(), vary: "", body: body.into() }
     }
 
     /// An HTML page.
     #[must_use]
     pub fn html(body: impl Into<Bytes>) -> Self {
-        Self { status: 200, content_type: "text/html; charset=utf-8", fields: Vec::new(), body: body.into() }
+        Self { status: 200, content_type: "text/html; charset=utf-8", fields: Vec::new(), vary: "", body: body.into() }
     }
 }
 
@@ -254,7 +256,7 @@ impl<'c> Exchange<'c> {
     /// # Errors
     /// That the client is gone.
     pub async fn answer(&mut self, answer: Answer) -> Result<(), Failure> {
-        self.begin(answer.status);
+        self.begin_varying(answer.status, answer.vary);
         self.field("x-content-type-options", b"nosniff");
         if !answer.content_type.is_empty() {
             self.field("content-type", answer.content_type.as_bytes());
@@ -262,16 +264,16 @@ impl<'c> Exchange<'c> {
         for (name, value) in &answer.fields {
             self.field(name, value.as_bytes());
         }
-        if answer.status == 204 {
+        if matches!(answer.status, 204 | 304) {
             self.end_of_head(Framing::Empty);
-        } else {
-            let length = answer.body.len();
-            self.length_field(length as u64);
-            self.end_of_head(Framing::Counted);
+            return self.end().await;
         }
+        let length = answer.body.len();
+        self.length_field(length as u64);
+        self.end_of_head(Framing::Counted);
         if self.head.method == Method::Head {
             self.length_left = 0;
-        } else if answer.status != 204 {
+        } else {
             self.piece(&answer.body).await?;
         }
         self.end().await
@@ -279,6 +281,11 @@ impl<'c> Exchange<'c> {
 
     /// Begins the head of the answer.
     pub fn begin(&mut self, status: u16) {
+        self.begin_varying(status, "");
+    }
+
+    /// Begins the head of an answer that depends on these fields of the request.
+    fn begin_varying(&mut self, status: u16, vary: &str) {
         // The rest of the request stands in the way of the next one: it is read if it is short, or else the
         // connection ends.
         let rest_is_in_the_way = match (self.body, self.head.body) {
@@ -311,8 +318,11 @@ impl<'c> Exchange<'c> {
         if let Some(admission) = &self.admission {
             admission.write_fields(&mut self.connection.output);
         }
-        if self.any_origin_matters {
-            self.field("vary", b"Origin");
+        match (self.any_origin_matters, vary) {
+            (true, "") => self.field("vary", b"Origin"),
+            (true, vary) => self.field("vary", format!("Origin, {vary}").as_bytes()),
+            (false, "") => {}
+            (false, vary) => self.field("vary", vary.as_bytes()),
         }
     }
 

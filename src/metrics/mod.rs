@@ -29,7 +29,7 @@ pub const PATH: &[u8] = b"/metrics";
 const CHAT_ROUTE: &str = "/v1/chat/completions";
 
 /// Routes in the gateway's words, as the log has them; what is none of these is `unmatched`.
-const ROUTES: [&str; 11] = [
+const ROUTES: [&str; 13] = [
     CHAT_ROUTE,
     "/v1/models",
     "/v1/models/{alias}",
@@ -38,6 +38,8 @@ const ROUTES: [&str; 11] = [
     "/readyz",
     "/",
     "/docs",
+    "/playground",
+    "/assets/{digest}/{name}",
     "/metrics",
     "redirect",
     "unmatched",
@@ -353,7 +355,7 @@ pub fn page(app: &App) -> Answer {
         bearer_age: app.vertex.bearer_age(),
     };
     let body = app.metrics.render(state);
-    Answer { status: 200, content_type: CONTENT_TYPE, fields: Vec::new(), body: body.into() }
+    Answer { status: 200, content_type: CONTENT_TYPE, fields: Vec::new(), vary: "", body: body.into() }
 }
 
 /// Answers one request on the metrics port, which knows nothing else and asks for no key.

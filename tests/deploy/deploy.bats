@@ -22,7 +22,7 @@ setup() { new_world "$BATS_TEST_TMPDIR"; }
   [ "$(state '.secrets["ai-proxy-api-keys"].bindings | map(.[0])')" = '["roles/secretmanager.secretAccessor"]' ]
   [ "$(state '.secrets["ai-proxy-api-keys"].versions[0] | fromjson | .[0].id')" = '"me"' ]
   [ "$(state '.services["ai-proxy"].environment')" = \
-    '{"GOOGLE_CLOUD_PROJECT":"my-project","API_KEYS_FILE":"/secrets/api-keys.json"}' ]
+    '{"GOOGLE_CLOUD_PROJECT":"my-project","PUBLIC_URL":"https://ai.example.com","API_KEYS_FILE":"/secrets/api-keys.json"}' ]
   [ "$(state '.services["ai-proxy"] | [."--timeout", ."--concurrency", ."--memory", ."--max-instances", .secrets]')" = \
     '["3600","1000","256Mi","3","/secrets/api-keys.json=ai-proxy-api-keys:latest"]' ]
   [ "$(state '.mappings')" = '{"ai.example.com":"ai-proxy"}' ]
@@ -127,6 +127,8 @@ CLOUD_RUN_SERVICE=another-proxy
 API_KEY=$CANARY
 API_KEYS_JSON='$KEYS'
 MODEL_FLASH_ID="google/gemini-2.5-flash"
+PLAYGROUND=on
+PUBLIC_URL=http://localhost:8080
 MODEL_ALIASES_JSON='{"gpt-4o":"google/gemini-2.5-flash","it'"'"'s":"a/b"}'
 PORT=9999
 END
@@ -135,10 +137,19 @@ END
   [ "$status" -eq 0 ]
   no_secret_seen "$output"
   [ "$(state '.services["another-proxy"].environment | keys')" = \
-    '["API_KEYS_FILE","GOOGLE_CLOUD_PROJECT","MODEL_ALIASES_JSON","MODEL_FLASH_ID"]' ]
+    '["API_KEYS_FILE","GOOGLE_CLOUD_PROJECT","MODEL_ALIASES_JSON","MODEL_FLASH_ID","PLAYGROUND","PUBLIC_URL"]' ]
+  # The local one makes no sense there.
+  [ "$(state '.services["another-proxy"].environment.PUBLIC_URL')" = '"https://another-proxy-123456789012.europe-west1.run.app"' ]
   [ "$(state '.services["another-proxy"].environment.MODEL_ALIASES_JSON | fromjson | keys')" = '["gpt-4o","it'"'"'s"]' ]
   [ "$(state '.images[1]')" = '"europe-west1-docker.pkg.dev/my-project/cloud-run-source-deploy/another-proxy"' ]
   [ "$(state '.accounts | keys')" = '["another-proxy-sa@my-project.iam.gserviceaccount.com"]' ]
+}
+
+@test "an address in .env is what pages say, whatever the domain" {
+  echo PUBLIC_URL=https://elsewhere.example >.env
+  run deploy
+  [ "$status" -eq 0 ]
+  [ "$(state '.services["ai-proxy"].environment.PUBLIC_URL')" = '"https://elsewhere.example"' ]
 }
 
 @test "without keys it makes one, for its owner's eyes only, and keeps it" {

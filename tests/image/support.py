@@ -37,7 +37,8 @@ SECRET_FILES = [
     "target/secret",
 ]
 # Folders where they are put.
-PLACES = ["", "src/", "src/emulator/scenarios/", "bench/", "docs/", "pi-sandbox/"]
+PLACES = ["", "bench/", "build/", "src/", "src/emulator/scenarios/", "docs/", "docs/runbook/", "pi-sandbox/"]
+SOURCE_FOLDERS = ["build", "docs/runbook", "src"]
 # At the top only: what no list of secret names would have.
 OTHER_FILES = [".git/config", "notes.txt", "keys/new.txt"]
 
@@ -85,8 +86,10 @@ class Tree:
 
     def source(self):
         """What the image is built of."""
-        files = (path.relative_to(self.root).as_posix() for path in (self.root / "src").rglob("*") if path.is_file())
-        return {".cargo/config.toml", "Cargo.toml", "Cargo.lock", "bench/Cargo.toml", *files} - set(self.secrets)
+        folders = (self.root / name for name in SOURCE_FOLDERS)
+        files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+        single = {".cargo/config.toml", "Cargo.toml", "Cargo.lock", "bench/Cargo.toml"}
+        return single | {path.relative_to(self.root).as_posix() for path in files} - set(self.secrets)
 
 
 def build(tree):

@@ -1,0 +1,137 @@
+//! Pages and assets as HTTP answers: what browsers may keep, what they may load, and whether they have it already.
+
+use super::Asset;
+use super::template::{Filled, Template};
+use crate::http1::{Answer, Head};
+use bytes::Bytes;
+
+/// Scripts, styles, images and requests of this origin only, none of them inline; not in a frame of anybody.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// A page: asked for anew each time, and not sent again while it is the same.
+pub(super) fn page(template: &Template, values: &Filled<'_>, vary: &'static str, head: &Head) -> Answer {
+    let gzip = accepts_gzip(head);
+    let tag = entity_tag(&template.version(values), gzip);
+    let mut answer = Answer::html(Bytes::new());
+    answer.vary = vary;
+    answer.fields = vec![
+        ("content-security-policy", CONTENT_SECURITY_POLICY.to_owned()),
+        ("referrer-policy", "no-referrer".to_owned()),
+        ("cache-control", "no-cache".to_owned()),
+    ];
+    finish(answer, tag, gzip, head, || if gzip { template.gzip(values) } else { template.plain(values) }.into())
+}
+
+/// A file that pages load. Under its own digest it never changes; under that of another version, which an older page
+/// may ask for while a new version rolls out, nobody should keep it.
+pub(super) fn asset(asset: &'static Asset, is_current: bool, head: &Head) -> Answer {
+    let gzip = accepts_gzip(head);
+    let cache_control = if is_current { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let answer = Answer {
+        status: 200,
+        content_type: asset.content_type,
+        fields: vec![("cache-control", cache_control.to_owned())],
+        vary: "Accept-Encoding",
+        body: Bytes::new(),
+    };
+    let body = || Bytes::from_static(if gzip { asset.gzip } else { asset.plain });
+    finish(answer, entity_tag(asset.digest, gzip), gzip, head, body)
+}
+
+fn finish(mut answer: Answer, tag: String, gzip: bool, head: &Head, body: impl FnOnce() -> Bytes) -> Answer {
+    let known = head.values("if-none-match").any(|tags| names(tags, &tag));
+    answer.fields.push(("etag", tag));
+    if known {
+        answer.status = 304;
+        answer.content_type = "";
+        return answer;
+    }
+    if gzip {
+        answer.fields.push(("content-encoding", "gzip".to_owned()));
+    }
+    answer.body = body();
+    answer
+}
+
+/// The two encodings are different bytes, so that they have different tags.
+fn entity_tag(version: &str, gzip: bool) -> String {
+    format!("\"{version}{}\"", if gzip { "-gz" } else { "" })
+}
+
+/// Whether a list of entity tags has this one, or is `*`. Weak ones count: this is a GET.
+fn names(tags: &[u8], tag: &str) -> bool {
+    tags.split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .any(|one| one == b"*" || one.strip_prefix(b"W/").unwrap_or(one) == tag.as_bytes())
+}
+
+fn accepts_gzip(head: &Head) -> bool {
+    let mut any = None;
+    for codings in head.values("accept-encoding") {
+        for coding in codings.split(|byte| *byte == b',') {
+            let mut parts = coding.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+            let name = parts.next().unwrap_or_default();
+            let wanted = !parts.any(is_zero_quality);
+            if name.eq_ignore_ascii_case(b"gzip") || name.eq_ignore_ascii_case(b"x-gzip") {
+                return wanted;
+            }
+            if name == b"*" {
+                any = Some(wanted);
+            }
+        }
+    }
+    any.unwrap_or(false)
+}
+
+/// `q=0`, `q=0.0` and so on.
+fn is_zero_quality(parameter: &[u8]) -> bool {
+    let value = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q="));
+    value.is_some_and(|value| !value.is_empty() && value.iter().all(|byte| b"0.".contains(byte)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::BytesMut;
+
+    fn head(fields: &str) -> Head {
+        Head::take(&mut BytesMut::from(&*format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"))).unwrap().unwrap()
+    }
+
+    #[test]
+    fn gzip_where_it_is_wanted() {
+        for (field, wanted) in [
+            ("", false),
+            ("Accept-Encoding: gzip\r\n", true),
+            ("Accept-Encoding: br, GZIP;q=0.5\r\n", true),
+            ("Accept-Encoding: br\r\nAccept-Encoding: gzip\r\n", true),
+            ("Accept-Encoding: *\r\n", true),
+            ("Accept-Encoding: br\r\n", false),
+            ("Accept-Encoding: gzip;q=0\r\n", false),
+            ("Accept-Encoding: *, gzip; q=0.000\r\n", false),
+            ("Accept-Encoding: *;q=0\r\n", false),
+            ("Accept-Encoding: identity, gzip2\r\n", false),
+            ("Accept-Encoding: ;;,,;q=,\r\n", false),
+        ] {
+            assert_eq!(accepts_gzip(&head(field)), wanted, "{field}");
+        }
+    }
+
+    #[test]
+    fn tags() {
+        let tag = entity_tag("abc", true);
+        assert_eq!(tag, "\"abc-gz\"");
+        for (tags, found) in [
+            ("\"abc-gz\"", true),
+            ("W/\"abc-gz\"", true),
+            ("\"x\", \"abc-gz\"", true),
+            ("*", true),
+            ("\"abc\"", false),
+            ("abc-gz", false),
+            ("", false),
+        ] {
+            assert_eq!(names(tags.as_bytes(), &tag), found, "{tags}");
+        }
+    }
+}

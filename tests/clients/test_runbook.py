@@ -1,0 +1,244 @@
+"""The runbook does what it says: each of its examples runs, and each of its commands is one."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from gateway import HERE, PATIENCE, PROGRAM, ROOT
+from pages import Session, examples
+
+RUNBOOK = ROOT / "docs/runbook"
+SECTIONS = sorted(RUNBOOK.glob("[0-9]*.md"))
+EXAMPLES = [pytest.param(example, id=example.id) for page in SECTIONS for example in examples(page)]
+# What the gateway fills in, as a reader of this runbook sees it.
+FILLED = {"{{base_url}}": "https://ai.example.com", "{{location}}": "global"}
+BLOCK = re.compile(r"(?:^<!-- (?P<mark>.+?) -->\n)?^```(?P<language>\w+)\n(?P<source>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def read(path):
+    return path.read_text(encoding="utf-8")
+
+
+def blocks(page):
+    """Every fenced block: its mark, its language, its text."""
+    found = [block.groups() for block in BLOCK.finditer(read(page))]
+    assert len(found) * 2 == len(re.findall("^```", read(page), re.MULTILINE)), f"{page.name}: a block that is not seen"
+    return found
+
+
+def all_blocks():
+    return [(page, *block) for page in [RUNBOOK / "README.md", *SECTIONS] for block in blocks(page)]
+
+
+def test_sections_are_numbered_in_their_order():
+    for number, page in enumerate(SECTIONS, 1):
+        assert page.name.startswith(f"{number:02}-")
+        assert read(page).startswith(f"# {number}. ")
+    assert len(SECTIONS) >= 17
+
+
+# Examples.
+
+
+@pytest.fixture(scope="module")
+def session(gateway, tmp_path_factory):
+    sessions = {}
+
+    def session(page):
+        if page not in sessions:
+            folder = tmp_path_factory.mktemp(page.stem)
+            replace = {"{{base_url}}": gateway.base.removesuffix("/v1")}
+            modules = HERE / "node_modules"
+            sessions[page] = Session(page, folder, gateway, node_modules=modules, patience=PATIENCE, replace=replace)
+        return sessions[page]
+
+    return session
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_example(session, example):
+    code, output = session(example.page).result(example)
+    assert code == 0
+    assert (example.expected or "") in output
+
+
+def test_quick_start_is_that_of_the_readme():
+    """In both places stand the same programs."""
+    ours = {source for _, language, source in blocks(RUNBOOK / "06-quick-start.md") if language in ("python", "js")}
+    assert len(ours) == 2
+    assert ours <= {source for _, _, source in blocks(ROOT / "README.md")}
+
+
+# What is shown of files.
+
+
+def test_every_block_that_is_no_command_is_looked_at():
+    for page, mark, language, source in all_blocks():
+        if language in ("python", "js"):
+            assert mark and re.match("test: |from ", mark), f"{page.name}: {source}"
+        elif language == "json":
+            json.loads(source)
+        elif language == "http":
+            assert re.fullmatch(r"(?:[\w-]+: .+\n)+", source)
+        else:
+            assert language == "bash", f"{page.name}: {language}"
+
+
+EXCERPTS = [(page.name, mark, source) for page, mark, _, source in all_blocks() if mark and mark.startswith("from ")]
+
+
+@pytest.mark.parametrize(("page", "mark", "source"), EXCERPTS, ids=lambda value: value[:40])
+def test_excerpt_stands_in_its_file(page, mark, source):
+    """All lines of it, in that order."""
+    lines = iter(read(ROOT / mark.removeprefix("from ")).splitlines())
+    for line in source.splitlines():
+        assert not line or line in lines, f"{page}: not there, or not in this order: {line}"
+
+
+def test_models_of_pi():
+    (shown,) = [source for _, mark, _, source in all_blocks() if mark and mark.startswith("same as pi-sandbox/models.json")]
+    assert shown.replace("{{base_url}}/v1", "AI_API_BASE") == read(ROOT / "pi-sandbox/models.json")
+
+
+# Commands.
+
+
+def commands(source):
+    """The commands of a block, as words; comments are none."""
+    for old, new in FILLED.items():
+        source = source.replace(old, new)
+    for line in source.replace("\\\n", " ").splitlines():
+        # $(…) is one word for a shell, and variables are what section 10 sets them to.
+        line = re.sub(r"\$\([^)]*\)", "20260101", line)
+        for name, value in {"PROJECT": "my-project", "REGION": "us-central1", "DOMAIN": "ai.example.com"}.items():
+            line = line.replace(f"${name}", value)
+        words = shlex.split(line, comments=True)
+        if words:
+            yield words
+
+
+COMMANDS = [
+    pytest.param(words, id=f"{page.stem}-{' '.join(words)[:60]}")
+    for page, mark, language, source in all_blocks()
+    if language == "bash" and not (mark or "").startswith("test: ")
+    for words in commands(source)
+]
+
+
+@pytest.fixture
+def fake_gcloud(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_GCLOUD", str(tmp_path))
+    monkeypatch.syspath_prepend(ROOT / "tests/deploy")
+    sys.modules.pop("fake_gcloud", None)
+    import fake_gcloud
+
+    return fake_gcloud
+
+
+def succeeds(command, **environment):
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environment}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_command(words, fake_gcloud, tmp_path):
+    program, *arguments = words
+    match program, arguments:
+        case "gcloud", ["auth", "login"]:
+            pass  # It opens a browser; there is nothing to get wrong.
+        case "gcloud", _:
+            # It refuses a command, a flag or a number of words that it does not know.
+            try:
+                fake_gcloud.parse(arguments)
+            except SystemExit:
+                pytest.fail((tmp_path / "refused").read_text(encoding="utf-8"))
+        case "./deploy.sh" | "./teardown.sh" | "./ops.sh", _:
+            keys = tmp_path / "api-keys.json"
+            keys.write_text('[{"id":"me","key":"sk_live_0123456789abcdef"}]', encoding="utf-8")
+            arguments = [str(keys) if argument == keys.name else argument for argument in arguments]
+            project = [] if "--project" in arguments else ["--project=my-project"]
+            dry_run = [] if "--dry-run" in arguments else ["--dry-run"]
+            arguments = ["my-project" if argument == "your-project" else argument for argument in arguments]
+            assert "gcloud " in succeeds(["bash", program, *arguments, *project, *dry_run], TMPDIR=str(tmp_path))
+        case "ai-proxy", ["keys", "new", _]:
+            assert "sk_live_" in succeeds([PROGRAM, *arguments])
+        case "ai-proxy", ["check", *_] | ["dev"]:
+            # Help comes before anything is run, and after all words have been judged.
+            usage = succeeds([PROGRAM, "--help"])
+            assert f"ai-proxy {' '.join(arguments)} " in usage
+        case "make", [target]:
+            assert re.search(rf"^{target}: ", read(ROOT / "Makefile"), re.MULTILINE)
+        case "python", [script]:
+            assert (ROOT / "agents-harness" / script).is_file()
+        case "cd", [folder]:
+            assert (ROOT / folder).is_dir()
+        case "pip", ["install", "-r", file]:
+            assert (ROOT / "agents-harness" / file).is_file()
+        case "python3", ["-m", "venv", ".venv"]:
+            pass
+        case ".", [".venv/bin/activate"]:
+            pass
+        case "export", assignments:
+            assert all(re.fullmatch(r"(AI_API_BASE=https://ai\.example\.com/v1|API_KEY=sk_live_\.\.\.)", word) for word in assignments)
+        case "ln", ["-s", wrapper, _]:
+            assert (ROOT / wrapper.replace("$PWD/", "")).is_file()
+        case "pi", _:
+            # The wrapper's own commands, or flags that its page's tests have run.
+            known = read(ROOT / "docs/clients/pi.md") + read(ROOT / "pi-sandbox/pi")
+            assert all(word in known for word in arguments)
+        case _:
+            pytest.fail(f"nothing here knows whether this is right: {' '.join(words)}")
+
+
+# What it tells.
+
+
+def test_it_explains_every_code_and_every_message_of_the_emulator():
+    page = read(RUNBOOK / "15-troubleshooting.md")
+    codes = re.findall(r'=> \((?:\w+|\*status), "(\w+)"\)', read(ROOT / "src/error.rs"))
+    assert codes
+    assert [code for code in codes if f"`{code}`" not in page] == []
+    for words in (
+        "Malformed publisher model", "missing a thought_signature", "Request contains an invalid argument.",
+        "number of function response parts is equal to the number of function call parts", "Thinking level is unsupported",
+        "Please use a valid role: user, model.", "Request payload size exceeds the limit", "FAILED_PRECONDITION",
+        "ACCESS_TOKEN_EXPIRED", "aiplatform.endpoints.predict", "SERVICE_DISABLED", "BILLING_DISABLED",
+        "was not found or your project does not have access to it", "Resource exhausted", "CANCELLED", "INTERNAL",
+        "The model is overloaded", "DEADLINE_EXCEEDED", "UNAUTHENTICATED",
+    ):  # fmt: skip
+        assert words in page, words
+
+
+def test_it_knows_every_outcome_of_the_log():
+    source = re.search(r"pub enum Outcome \{(.*?)\n\}", read(ROOT / "src/access_log.rs"), re.DOTALL).group(1)
+    names = re.findall(r"^    (\w+),", source, re.MULTILINE)
+    outcomes = {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in names}
+    table = read(RUNBOOK / "11-operations.md").partition("| `outcome` |")[2]
+    assert outcomes and outcomes <= set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+
+
+def test_files_that_it_names_are_there():
+    named = re.findall(r"^\| ([^|]+) \|", read(RUNBOOK / "13-files.md"), re.MULTILINE)
+    for name in re.findall("`([^`]+)`", " ".join(named)):
+        assert (ROOT / name).exists(), name
+
+
+def test_diagrams_are_drawn_from_their_sources():
+    import hashlib
+
+    sources = sorted(RUNBOOK.glob("*.mmd"))
+    assert len(sources) == 3
+    for source in sources:
+        digest = hashlib.sha256(source.read_bytes()).hexdigest()
+        svg = read(source.with_suffix(".svg"))
+        assert digest in svg.splitlines()[0], f"{source.name} has changed: run `make diagrams`"
+        style = read(ROOT / "src/pages/web/diagram.css").strip()
+        assert style in svg, "diagram.css has changed: run `make diagrams`"
+        assert not re.search(r"<script|\son\w+=|style=|href=", svg)
