@@ -281,8 +281,9 @@ print_keys() {
 
 # print_first_key: the first enabled key that the list has, or API_KEY of .env where it has digests only; none is a failure.
 print_first_key() {
-  print_keys | jq -er --arg own "$(from_env_file API_KEY | grep -v replace_me)" \
-    '([.[] | select(.enabled != false) | .key // empty][0] // $own) | select(. != "")'
+  # By the environment, since everybody may read a process's arguments.
+  print_keys | OWN_KEY=$(from_env_file API_KEY | grep -v replace_me) \
+    jq -er '([.[] | select(.enabled != false) | .key // empty][0] // env.OWN_KEY) | select(. != "")'
 }
 
 # call_with_key ARGUMENT...: curl with that key, which goes in by a pipe.

@@ -167,8 +167,21 @@ def test_command(words, fake_gcloud, tmp_path):
             dry_run = [] if "--dry-run" in arguments else ["--dry-run"]
             arguments = ["my-project" if argument == "your-project" else argument for argument in arguments]
             assert "gcloud " in succeeds(["bash", program, *arguments, *project, *dry_run], TMPDIR=str(tmp_path))
-        case "ai-proxy", ["keys", "new", _]:
-            assert "sk_live_" in succeeds([PROGRAM, *arguments])
+        case "ai-proxy", ["keys", action, *_]:
+            keys = tmp_path / "api-keys.json"
+            succeeds([PROGRAM, "keys", "new", "another"], API_KEYS_FILE=str(keys))
+            if action != "new":
+                succeeds([PROGRAM, "keys", "new", "my-laptop"], API_KEYS_FILE=str(keys))
+            said = succeeds([PROGRAM, *arguments], API_KEYS_FILE=str(keys))
+            assert action not in ("new", "rotate") or "sk_live_" in said
+        case "ai-proxy", ["usage", *_]:
+            # A log without a request, and a gcloud that has found none.
+            (tmp_path / "gateway.log").touch()
+            gcloud = tmp_path / "gcloud"
+            gcloud.write_text("#!/bin/sh\necho '[]'\n", encoding="utf-8")
+            gcloud.chmod(0o755)
+            arguments = [str(tmp_path / word) if word == "gateway.log" else word for word in arguments]
+            succeeds([PROGRAM, *arguments], PATH=f"{tmp_path}:{os.environ['PATH']}")
         case "ai-proxy", ["check", *_] | ["dev"]:
             # Help comes before anything is run, and after all words have been judged.
             usage = succeeds([PROGRAM, "--help"])
