@@ -213,10 +213,17 @@ mod tests {
         }
     }
 
+    impl Log {
+        /// A log that a test reads.
+        pub(crate) fn to_channel() -> (Self, mpsc::Receiver<Vec<u8>>) {
+            let (sender, receiver) = mpsc::channel();
+            (Self::start(Style::Json, Sink(sender)), receiver)
+        }
+    }
+
     #[test]
     fn lines_arrive_whole_and_in_order() {
-        let (sender, receiver) = mpsc::channel();
-        let log = Log::start(Style::Json, Sink(sender));
+        let (log, receiver) = Log::to_channel();
         for number in 0..100 {
             log.event(Severity::Info, &format!("line {number} \n {{}}"));
         }

@@ -136,24 +136,9 @@ fn digest_of(content: &str) -> ContentDigest {
 mod tests {
     use super::*;
     use crate::keys::Reloads;
-    use crate::log::Style;
     use crate::models::ModelConfig;
     use std::collections::BTreeMap;
     use std::fs;
-    use std::io::{self, Write};
-    use std::sync::mpsc;
-
-    struct Sink(mpsc::Sender<Vec<u8>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.send(bytes.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn each_change_is_told_and_counted_once() {
@@ -164,8 +149,7 @@ mod tests {
         let flash = ModelConfig { vertex_id: "google/a".into(), location: None };
         let models = Arc::new(Models::new(&BTreeMap::from([("flash".to_owned(), flash)]), "global"));
         let keys = Arc::new(Keys::new(&KeyList::parse(LIST).unwrap(), &models));
-        let (sender, lines) = mpsc::channel();
-        let log = Log::start(Style::Json, Sink(sender));
+        let (log, lines) = Log::to_channel();
         let file = KeysFile::new(path.clone(), LIST);
         let last = Look::Content(file.in_use);
         let mut watcher = Watcher { file, last, keys: keys.clone(), models, log: log.clone() };

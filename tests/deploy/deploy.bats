@@ -166,6 +166,27 @@ END
   [ "$(state '.secrets["ai-proxy-api-keys"].versions | length')" -eq 1 ]
 }
 
+@test "a list of digests: the service is tried with API_KEY of .env, or no further than it goes without" {
+  local digest
+  digest=$(printf %s "$CANARY" | openssl dgst -sha256 -r | cut -d' ' -f1)
+  printf '[{"id":"me","key_sha256":"%s","enabled":true}]\n' "$digest" >../keys.json
+  run deploy
+  echo "$output"
+  [ "$status" -eq 0 ]
+  [[ $output == *"ok: health at $URL"*"no more than /health"* || $output == *"no more than /health"*"ok: health at $URL"* ]]
+  [[ $output != *"ok: models"* && $output != *"jq -r"* ]]
+  printf 'API_KEY=%s\n' "$CANARY" >.env
+  echo .env >>.gcloudignore
+  run deploy
+  echo "$output"
+  [ "$status" -eq 0 ]
+  for check in health models chat stream; do [[ $output == *"ok: $check at $URL"* ]]; done
+  no_secret_seen "$output"
+  # A digest in what goes up is nobody's business; the key would be.
+  cp ../keys.json src/notes.txt
+  deploy
+}
+
 @test "a copy of .env.example has no keys in it, so it makes one" {
   cp "$REPOSITORY/.env.example" .env
   run ./deploy.sh --project my-project --wait 0
