@@ -288,11 +288,14 @@ class Running(unittest.TestCase):
         file.parent.mkdir(parents=True)
         file.write_text('{"type":"authorized_user","client_id":"c","client_secret":"s","refresh_token":"r"}')
         file.chmod(0o600)
-        keys = json.dumps([{"id": "image", "key": KEY}])
+        keys = self.folder / "api-keys.json"
+        keys.write_text(json.dumps([{"id": "image", "key": KEY}]))
+        keys.chmod(0o600)
         gateway = readme()[2]
         for option in NARROW[:5]:
             self.assertIn(option, gateway)
-        said = bash(f"{gateway} check", HOME=str(self.folder / "home"), API_KEYS_JSON=keys, GOOGLE_CLOUD_PROJECT="mine")
+        home = str(self.folder / "home")
+        said = bash(f"{gateway} check", self.folder, HOME=home, GOOGLE_CLOUD_PROJECT="mine")
         self.assertRegex(said, r"configuration +ok")
         self.assertRegex(said, r"project +mine")
 
@@ -307,8 +310,10 @@ def readme():
     return text.replace(publish, anywhere).replace(" ai-proxy", f" {IMAGE}").splitlines()
 
 
-def bash(command, **environment):
-    run = subprocess.run(["bash", "-c", command], env={**os.environ, **environment}, capture_output=True, text=True)
+def bash(command, folder=None, **environment):
+    run = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True
+    )
     if run.returncode != 0:
         raise AssertionError(f"{command}: {run.stderr}")
     return run.stdout
