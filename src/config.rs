@@ -442,6 +442,9 @@ impl Config {
         if redirect_port.is_some() && tls.is_none() && reader.problems.is_empty() {
             reader.problem("HTTP_REDIRECT_PORT", "needs TLS: set TLS_CERT_FILE and TLS_KEY_FILE, or ACME_DOMAINS");
         }
+        if redirect_port.is_some_and(|redirect| redirect != 0 && redirect == port) {
+            reader.problem("HTTP_REDIRECT_PORT", "must be another port than PORT");
+        }
         let metrics_port = reader.number("METRICS_PORT", 0, 65_535).and_then(|port| u16::try_from(port).ok());
         if metrics_port.is_some_and(|metrics| metrics != 0 && [Some(port), redirect_port].contains(&Some(metrics))) {
             reader.problem("METRICS_PORT", "must be another port than PORT and HTTP_REDIRECT_PORT");
@@ -788,6 +791,8 @@ mod tests {
         assert!(problems(&[("ACME_EMAIL", "me@example.com")])[0].starts_with("ACME_EMAIL: does nothing"));
         assert!(problems(&[("TLS_KEY_FILE", "/x")])[0].starts_with("TLS_CERT_FILE: is required"));
         assert!(problems(&[("HTTP_REDIRECT_PORT", "80")])[0].starts_with("HTTP_REDIRECT_PORT: needs TLS"));
+        let on_itself = [acme, ("ACME_CACHE_DIR", "/x"), ("HTTP_REDIRECT_PORT", "8080")];
+        assert_eq!(problems(&on_itself), ["HTTP_REDIRECT_PORT: must be another port than PORT"]);
         let both = [acme, ("ACME_CACHE_DIR", "/x"), ("TLS_CERT_FILE", "/x"), ("TLS_KEY_FILE", "/x")];
         assert!(problems(&both)[0].starts_with("ACME_DOMAINS: must not"));
     }

@@ -4,6 +4,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustls::{HandshakeKind, ProtocolVersion};
 use support::{
@@ -256,6 +257,18 @@ fn a_new_certificate_is_taken_without_a_restart_and_running_streams_stay() {
 }
 
 #[test]
+fn a_certificate_whose_time_has_not_come_is_told() {
+    let authority = Authority::new();
+    let files = Files::new(&authority.issue_for_later());
+    let gateway = start(&Upstream::new(|_| {}), &files);
+    let told = gateway.wait_for_log("the certificate of the future", |line| line["severity"] == "ERROR");
+    assert_eq!(
+        told["message"],
+        "TLS_CERT_FILE: the certificate is valid only from 2999-01-01T00:00:00Z, so clients refuse it"
+    );
+}
+
+#[test]
 fn a_hang_up_inside_tls_ends_the_request_upstream() {
     let authority = Authority::new();
     let files = Files::new(&authority.issue());
@@ -377,6 +390,14 @@ fn certificates_that_cannot_be_used_are_named_at_start() {
     assert!(code == Some(64) && said.starts_with("TLS_CERT_FILE: has no certificate") && !said.contains("S3CRET"));
     std::fs::remove_file(files.chain()).expect("it is there");
     assert!(judge(&good).1.starts_with("TLS_CERT_FILE: names a file that cannot be read"));
+    // Opening these would wait for ever.
+    let pipe = files.0.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo is there").success());
+    for other in [text(&pipe), text(files.0.path()), "/dev/zero".to_owned()] {
+        let (code, said) = judge(&[("TLS_CERT_FILE", &other), good[1]]);
+        let expected = "TLS_CERT_FILE: names a file that cannot be read: not a regular file\n";
+        assert_eq!((code, said.as_str()), (Some(64), expected), "{other}");
+    }
     let (code, said) = judge(&[("ACME_DOMAINS", "ai.example.com")]);
     assert!(code == Some(64) && said.starts_with("ACME_CACHE_DIR: is required with ACME_DOMAINS"), "{said}");
 }

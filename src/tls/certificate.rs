@@ -66,6 +66,12 @@ impl Certificate {
         Duration::from_secs(u64::try_from(self.not_after.saturating_sub(self.not_before)).unwrap_or(0))
     }
 
+    /// Whether its time has come.
+    #[must_use]
+    pub fn is_valid_yet(&self) -> bool {
+        self.not_before <= jiff::Timestamp::now().as_second()
+    }
+
     /// How long it is still valid; `None` when it is no longer.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
@@ -73,12 +79,21 @@ impl Certificate {
         u64::try_from(left).ok().filter(|left| *left > 0).map(Duration::from_secs)
     }
 
-    /// The day on which it stops to be valid.
+    /// When it begins to be valid, as text.
+    #[must_use]
+    pub fn valid_from(&self) -> String {
+        show_time(self.not_before)
+    }
+
+    /// When it stops to be valid, as text.
     #[must_use]
     pub fn valid_until(&self) -> String {
-        let time = jiff::Timestamp::from_second(self.not_after);
-        time.map_or_else(|_| "an unknown day".to_owned(), |time| time.to_string())
+        show_time(self.not_after)
     }
+}
+
+fn show_time(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| "an unknown day".to_owned(), |time| time.to_string())
 }
 
 impl fmt::Debug for Certificate {
@@ -135,6 +150,7 @@ mod tests {
         let certificate = Certificate::from_pem(chain.as_bytes(), key.as_bytes()).unwrap();
         assert_eq!(certificate.lifetime(), Duration::from_secs(90 * 86_400));
         assert_eq!(certificate.time_left(), None);
+        assert!(certificate.is_valid_yet());
         assert!(format!("{certificate:?}").contains("2020-04-01T00:00:00Z"));
         assert!(!format!("{certificate:?}").contains("PRIVATE"));
         // Years from 2050 on are spelled in another way.
@@ -142,6 +158,8 @@ mod tests {
         let certificate = Certificate::from_pem(chain.as_bytes(), key.as_bytes()).unwrap();
         assert_eq!(certificate.lifetime(), Duration::from_secs(2 * 86_400));
         assert!(certificate.time_left().is_some());
+        assert!(!certificate.is_valid_yet());
+        assert_eq!(certificate.valid_from(), "2049-12-31T00:00:00Z");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::Current;
 use super::certificate::{Certificate, Unusable};
 use crate::log::{Log, Severity};
 use aws_lc_rs::digest::{self, Digest};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
@@ -15,6 +15,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const EXPIRY_WARNING: Duration = Duration::from_secs(7 * 86_400);
 /// How often that is.
 const WARN_EVERY: Duration = Duration::from_secs(86_400);
+/// The longest chain has some ten kilobytes.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// `TLS_CERT_FILE` and `TLS_KEY_FILE`.
 #[derive(Clone, Debug)]
@@ -55,10 +57,8 @@ impl Files {
 
     fn read(&self) -> Result<(Vec<u8>, Vec<u8>, Digest), Problem> {
         let read = |variable, path| {
-            fs::read(path).map_err(|error: io::Error| Problem {
-                variable,
-                message: format!("names a file that cannot be read: {}", error.kind()),
-            })
+            read_regular(path)
+                .map_err(|why| Problem { variable, message: format!("names a file that cannot be read: {why}") })
         };
         let (chain, key) = (read("TLS_CERT_FILE", &self.chain)?, read("TLS_KEY_FILE", &self.key)?);
         let mut content = digest::Context::new(&digest::SHA256);
@@ -74,7 +74,7 @@ impl Files {
         let mut until_warning = Duration::ZERO;
         loop {
             if until_warning.is_zero() {
-                warn_of_expiry(&certificate, &log);
+                warn_of_validity(&certificate, &log);
                 until_warning = WARN_EVERY;
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -101,6 +101,19 @@ impl Files {
             }
         }
     }
+}
+
+/// Opening what is no regular file may wait for somebody, or never come to an end.
+fn read_regular(path: &Path) -> Result<Vec<u8>, String> {
+    let unreadable = |error: io::Error| error.kind().to_string();
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err("not a regular file".to_owned());
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err("larger than 1 MiB".to_owned());
+    }
+    fs::read(path).map_err(unreadable)
 }
 
 fn judge(chain: &[u8], key: &[u8]) -> Result<Certificate, Problem> {
@@ -130,7 +143,15 @@ impl Trouble {
     }
 }
 
-fn warn_of_expiry(certificate: &Certificate, log: &Log) {
+fn warn_of_validity(certificate: &Certificate, log: &Log) {
+    if !certificate.is_valid_yet() {
+        let from = certificate.valid_from();
+        log.event(
+            Severity::Error,
+            &format!("TLS_CERT_FILE: the certificate is valid only from {from}, so clients refuse it"),
+        );
+        return;
+    }
     match certificate.time_left() {
         None => log.event(Severity::Error, "TLS_CERT_FILE: the certificate has expired, so clients refuse it"),
         Some(left) if left < EXPIRY_WARNING => {

@@ -30,9 +30,23 @@ impl Authority {
 
     /// A certificate for the names by which tests call.
     pub(crate) fn issue(&self) -> Pair {
+        self.sign(|_| {})
+    }
+
+    /// A certificate that will be good in a distant year.
+    pub(crate) fn issue_for_later(&self) -> Pair {
+        self.sign(|params| {
+            params.not_before = rcgen::date_time_ymd(2999, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2999, 12, 31);
+        })
+    }
+
+    fn sign(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let key = KeyPair::generate().expect("a key pair");
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let certificate = CertificateParams::new(names).expect("good names").signed_by(&key, &self.issuer);
+        let mut params = CertificateParams::new(names).expect("good names");
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer);
         Pair { chain: certificate.expect("a certificate").pem(), key: key.serialize_pem() }
     }
 

@@ -1,6 +1,7 @@
 """Certificates by ACME, from a real authority: issued, kept over a restart, renewed, and what happens when none comes."""
 
 import http.client
+import json
 import re
 import socket
 import ssl
@@ -125,6 +126,17 @@ def test_a_certificate_is_renewed_while_requests_run_even_if_the_authority_has_f
         gateway.wait_for_log(issued)
         assert gateway.stop() == 0
         assert kept.read_text(encoding="utf-8") != account
+
+        # An account whose key is none any more is replaced too; until then the log says what is served.
+        certificate.unlink()
+        spoilt = json.loads(kept.read_text(encoding="utf-8")) | {"key_pkcs8": "AAAA"}
+        kept.write_text(json.dumps(spoilt), encoding="utf-8")
+        owner.cache.chmod(0o777)
+        gateway = owner.start(second)
+        gateway.wait_for_log(issued)
+        warned = gateway.wait_for_log(lambda line: line["message"].startswith("ACME_CACHE_DIR: everybody may write"))
+        assert warned["severity"] == "WARNING"
+        assert gateway.stop() == 0
     finally:
         second.stop()
 
@@ -136,7 +148,7 @@ def test_a_name_that_leads_elsewhere_is_told_and_nothing_falls_over(tmp_path, ow
     try:
         failed = gateway.wait_for_log(lambda line: line["message"].startswith("no certificate by ACME"))
         assert failed["severity"] == "ERROR"
-        assert "next attempt in 1 min" in failed["message"]
+        assert failed["message"].endswith("; there is none to serve; next attempt in 1 min")
         assert DOMAINS[0] in failed["message"] or DOMAINS[1] in failed["message"], failed
         # Without a certificate nobody is served, and nobody is kept waiting.
         with pytest.raises(ssl.SSLError):

@@ -9,7 +9,7 @@ use aws_lc_rs::digest;
 use instant_acme::AccountCredentials;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The folder with its two files.
@@ -41,6 +41,11 @@ impl Cache {
         write_private(&probe, b"")?;
         fs::remove_file(probe)?;
         Ok(cache)
+    }
+
+    /// Whether any user of this machine could plant a key there. A group may be meant to: Kubernetes mounts for one.
+    pub(super) fn is_open_to_others(&self) -> bool {
+        fs::metadata(&self.folder).is_ok_and(|folder| folder.permissions().mode() & 0o002 != 0)
     }
 
     /// The account at the authority.
@@ -95,7 +100,6 @@ fn short_digest(parts: &[&str]) -> String {
 mod tests {
     use super::*;
     use rcgen::{CertificateParams, KeyPair};
-    use std::os::unix::fs::PermissionsExt;
 
     fn settings(folder: &Path, domain: &str) -> Settings {
         Settings {
@@ -118,6 +122,11 @@ mod tests {
         assert!(Cache::open(&settings(folder.path(), "b.example")).unwrap().certificate().is_none());
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&cache.folder), mode(&cache.certificate)), (0o700, 0o600));
+        assert!(!cache.is_open_to_others());
+        for (mode, open) in [(0o777, true), (0o1777, true), (0o770, false)] {
+            fs::set_permissions(&cache.folder, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(cache.is_open_to_others(), open, "{mode:o}");
+        }
         fs::write(&cache.certificate, &chain).unwrap();
         assert!(cache.certificate().is_none(), "a chain without its key is none");
     }

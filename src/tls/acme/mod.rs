@@ -72,15 +72,20 @@ impl Issuer {
 
     /// Serves the cached certificate if there is one, and for ever has a new one issued when it is time.
     pub(super) async fn keep_up_to_date(self, current: Arc<Current>) {
-        let mut wait = match self.cache.certificate() {
-            Some(certificate) => {
-                current.replace(&certificate);
-                let until = certificate.valid_until();
-                self.log.event(Severity::Info, &format!("certificate from ACME_CACHE_DIR, valid until {until}"));
-                time_to_renewal(&certificate)
-            }
-            None => Duration::ZERO,
-        };
+        if self.cache.is_open_to_others() {
+            self.log.event(
+                Severity::Warning,
+                "ACME_CACHE_DIR: everybody may write to this folder, which holds private keys",
+            );
+        }
+        let mut in_use = self.cache.certificate();
+        let mut wait = Duration::ZERO;
+        if let Some(certificate) = &in_use {
+            current.replace(certificate);
+            let until = certificate.valid_until();
+            self.log.event(Severity::Info, &format!("certificate from ACME_CACHE_DIR, valid until {until}"));
+            wait = time_to_renewal(certificate);
+        }
         let mut failures = 0;
         loop {
             while !wait.is_zero() {
@@ -95,13 +100,19 @@ impl Issuer {
                     let until = certificate.valid_until();
                     self.log.event(Severity::Info, &format!("new certificate by ACME, valid until {until}"));
                     // By its lifetime and not by the clock: one that is wrong must not order again and again.
-                    (certificate.lifetime() * 2 / 3).max(MIN_BETWEEN_ORDERS)
+                    let wait = (certificate.lifetime() * 2 / 3).max(MIN_BETWEEN_ORDERS);
+                    in_use = Some(certificate);
+                    wait
                 }
                 Err(error) => {
                     let wait = WAITS_AFTER_FAILURE[failures.min(WAITS_AFTER_FAILURE.len() - 1)];
                     failures += 1;
                     let next = wait.as_secs() / 60;
-                    let message = format!("no certificate by ACME: {error}; next attempt in {next} min");
+                    let state = in_use.as_ref().map_or_else(
+                        || "there is none to serve".to_owned(),
+                        |certificate| format!("the one in use is valid until {}", certificate.valid_until()),
+                    );
+                    let message = format!("no certificate by ACME: {error}; {state}; next attempt in {next} min");
                     self.log.event(Severity::Error, &message);
                     wait
                 }
@@ -141,7 +152,11 @@ impl Issuer {
     async fn account(&self) -> Result<Account, Error> {
         let builder = || Account::builder_with_http(Box::new(http::Client::new(self.tls.clone())));
         if let Some(credentials) = self.cache.account() {
-            return builder().from_credentials(credentials).await;
+            match builder().from_credentials(credentials).await {
+                // What no attempt can ever use is as good as missing.
+                Err(Error::KeyRejected | Error::Crypto) => self.cache.forget_account(),
+                account => return account,
+            }
         }
         let contact: Vec<String> = self.settings.email.iter().map(|email| format!("mailto:{email}")).collect();
         let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
