@@ -296,7 +296,7 @@ class Running(unittest.TestCase):
             self.assertIn(option, gateway)
         home = str(self.folder / "home")
         said = bash(f"{gateway} check", self.folder, HOME=home, GOOGLE_CLOUD_PROJECT="mine")
-        self.assertRegex(said, r"configuration +ok")
+        self.assertRegex(said, r"ok +configuration")
         self.assertRegex(said, r"project +mine")
 
 
