@@ -87,6 +87,8 @@ pub async fn pass_on(
     let readable = status.is_success() && !is_encoded;
     let form = if is_sse { Form::Stream } else { Form::Json(length_of(headers)) };
     let mut tap = readable.then(|| Tap::new((Meter::new(), listener), form));
+    // The client has it: a stream that goes on for minutes holds nothing of it.
+    drop(answer.parts);
     let mut tail = Tail::default();
     let copied = copy(exchange, &mut body, &mut tail, &mut tap).await;
     if let Some(tap) = tap {

@@ -29,12 +29,16 @@ use tokio::time::{Instant, sleep, timeout};
 const MAX_STREAMS: usize = 100;
 /// HTTP/2 connections to one host: 12,800 streams.
 const MAX_HTTP2_CONNECTIONS: usize = 128;
-/// HTTP/1.1 connections to one host, each good for one request.
-const MAX_HTTP1_CONNECTIONS: usize = 8192;
+/// HTTP/1.1 connections to one host, each good for one request: as many streams as over HTTP/2.
+const MAX_HTTP1_CONNECTIONS: usize = 12_800;
 /// A connection that has not been used for this long is closed, not reused: the other side may have forgotten it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Of many that are idle, all but [`KEPT_IDLE`] are closed after this: a rush leaves nothing behind.
+const SURPLUS_TIMEOUT: Duration = Duration::from_secs(20);
+/// Idle connections that stay warm for the whole of [`IDLE_TIMEOUT`].
+const KEPT_IDLE: usize = 8;
 /// How often idle connections are looked for, while there are any.
-const REAP_INTERVAL: Duration = Duration::from_secs(30);
+const REAP_INTERVAL: Duration = Duration::from_secs(10);
 /// Flow-control windows in bytes. A reader that stops holds at most its stream's window, and the connection's is as
 /// large as those of all its streams together, so that it stops nobody else.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -365,12 +369,26 @@ impl State {
         None
     }
 
-    /// Closes what has been idle for too long or was closed by upstream.
+    /// Closes what has been idle for too long, or is more than is kept warm, or was closed by upstream.
     fn close_idle(&mut self) {
         let before = self.http1_idle.len();
-        self.http1_idle.retain_mut(Http1Idle::is_usable);
+        let mut surplus = before.saturating_sub(KEPT_IDLE);
+        // The first are those that have been idle for longest.
+        self.http1_idle.retain_mut(|idle| {
+            let is_surplus = surplus > 0 && idle.since.elapsed() > SURPLUS_TIMEOUT;
+            surplus -= usize::from(is_surplus);
+            !is_surplus && idle.is_usable()
+        });
         self.http1_open -= before - self.http1_idle.len();
-        self.http2.retain(Http2Connection::is_usable);
+
+        let idle = self.http2.iter().filter(|connection| connection.streams == 0).count();
+        let mut surplus = idle.saturating_sub(KEPT_IDLE);
+        self.http2.retain(|connection| {
+            let is_surplus =
+                surplus > 0 && connection.streams == 0 && connection.idle_since.elapsed() > SURPLUS_TIMEOUT;
+            surplus -= usize::from(is_surplus);
+            !is_surplus && connection.is_usable()
+        });
     }
 }
 
@@ -462,5 +480,36 @@ async fn reap(pool: Weak<Pool>) {
             state.reaper_runs = false;
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::{TcpListener, TcpStream};
+
+    #[tokio::test]
+    async fn a_rush_leaves_few_connections_behind() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut state = State::default();
+        let mut accepted = Vec::new();
+        for _ in 0..KEPT_IDLE + 5 {
+            let stream = TcpStream::connect(address).await.unwrap();
+            accepted.push(listener.accept().await.unwrap());
+            state.add(Opened::Http1(http1::Connection::plain(stream)));
+        }
+        state.close_idle();
+        assert_eq!(state.http1_idle.len(), KEPT_IDLE + 5, "just used");
+        for idle in &mut state.http1_idle {
+            idle.since -= SURPLUS_TIMEOUT + Duration::from_secs(1);
+        }
+        state.close_idle();
+        assert_eq!((state.http1_idle.len(), state.http1_open), (KEPT_IDLE, KEPT_IDLE));
+        for idle in &mut state.http1_idle {
+            idle.since -= IDLE_TIMEOUT;
+        }
+        state.close_idle();
+        assert_eq!((state.http1_idle.len(), state.http1_open), (0, 0));
     }
 }
