@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// How often a turn is tried on a machine that is busy with other things.
-const MAX_ATTEMPTS: usize = 5;
+const MAX_ATTEMPTS: usize = 20;
 
 /// How thorough a run is.
 #[derive(Clone, Copy, Debug)]
