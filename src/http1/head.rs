@@ -5,6 +5,7 @@
 
 use crate::error::ApiError;
 use bytes::{Bytes, BytesMut};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Largest head in bytes. Cloud Run's front end allows 64 KiB; nginx defaults to four buffers of 8 KiB.
@@ -104,9 +105,9 @@ impl Head {
 
     fn parse(bytes: Bytes) -> Result<Self, ApiError> {
         refuse_bare_line_feeds(&bytes)?;
-        let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut request = httparse::Request::new(&mut fields);
-        match request.parse(&bytes) {
+        let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(&bytes, &mut fields) {
             Ok(httparse::Status::Complete(parsed)) if parsed == bytes.len() => {}
             Ok(_) => return Err(ApiError::BadRequest("the head is incomplete")),
             Err(httparse::Error::TooManyHeaders) => return Err(ApiError::HeadersTooLarge),
