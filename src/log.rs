@@ -1,6 +1,6 @@
 //! Lines on stdout, written by a thread of their own, so that a slow or closed stdout never stops serving.
 //!
-//! JSON for machines, short lines for a terminal. What happens to requests is `access_log.rs`.
+//! JSON for machines, short lines for a terminal. What happens to requests is `access_log`.
 
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
@@ -25,6 +25,18 @@ pub enum Severity {
     Warning,
     /// Something failed.
     Error,
+}
+
+impl Severity {
+    /// Its name in the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "INFO",
+            Self::Warning => "WARNING",
+            Self::Error => "ERROR",
+        }
+    }
 }
 
 /// How lines look.

@@ -4,20 +4,19 @@
 //! request which ends in an unforeseen way is logged too. Nothing that a client wrote stands in a line: routes and
 //! aliases are the gateway's own words, key ids those of its owner.
 
+mod line;
+
 use crate::http1::Head;
-use crate::log::{Log, Severity, Style, append_json, clock};
+use crate::log::{Log, Severity, Style};
 use crate::metrics::Metrics;
 use crate::signatures::Restored;
 use crate::tokens::{self, Tokens};
-use serde::{Serialize, Serializer};
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The whole answer was handed to the client's connection.
     Completed,
@@ -208,149 +207,9 @@ impl Drop for Record {
         let outcome = *self.outcome.get_or_insert(unforeseen);
         self.metrics.end(self, outcome, duration);
         self.log.line(|lines| match self.log.style() {
-            Style::Json => append_json(lines, &Line::new(self, outcome, duration)),
-            Style::Human => append_human(lines, self, outcome, duration),
+            Style::Json => line::append_json(lines, self, outcome, duration),
+            Style::Human => line::append_human(lines, self, outcome, duration),
         });
-    }
-}
-
-#[derive(Serialize)]
-struct Line<'a> {
-    severity: Severity,
-    message: Message<'a>,
-    time: jiff::Timestamp,
-    #[serde(rename = "httpRequest")]
-    http_request: HttpRequest<'a>,
-    #[serde(rename = "logging.googleapis.com/trace", skip_serializing_if = "Option::is_none")]
-    trace: Option<TraceName<'a>>,
-    #[serde(rename = "logging.googleapis.com/spanId", skip_serializing_if = "Option::is_none")]
-    span: Option<&'a str>,
-    request_id: &'a str,
-    key_id: Option<&'a str>,
-    alias: Option<&'a str>,
-    model: Option<&'a str>,
-    stream: Option<bool>,
-    status: Option<u16>,
-    upstream_status: Option<u16>,
-    ttfb_ms: Option<Milliseconds>,
-    duration_ms: Milliseconds,
-    request_bytes: u64,
-    response_bytes: u64,
-    overhead_ms: Option<Milliseconds>,
-    signatures_kept: u32,
-    signatures_skipped: u32,
-    prompt_tokens: Option<u64>,
-    cached_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    reasoning_tokens: Option<u64>,
-    error: Option<&'a str>,
-    outcome: Outcome,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct HttpRequest<'a> {
-    request_method: &'a str,
-    request_url: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<u16>,
-    request_size: Decimal,
-    response_size: Decimal,
-    latency: Latency,
-    protocol: &'a str,
-}
-
-impl<'a> Line<'a> {
-    fn new(record: &'a Record, outcome: Outcome, duration: Duration) -> Self {
-        let tokens = record.tokens.unwrap_or_default();
-        Self {
-            severity: record.severity(),
-            message: Message(record),
-            time: jiff::Timestamp::now(),
-            http_request: HttpRequest {
-                request_method: record.method,
-                request_url: record.route,
-                status: record.status,
-                request_size: Decimal(record.request_bytes),
-                response_size: Decimal(record.response_bytes),
-                latency: Latency(duration),
-                protocol: record.protocol,
-            },
-            trace: record.trace.as_ref().map(|trace| TraceName { project: &record.project, trace }),
-            span: record.trace.as_ref().and_then(Trace::span),
-            request_id: record.id.as_str(),
-            key_id: record.key_id.as_deref(),
-            alias: record.alias.as_deref(),
-            model: record.model.as_deref(),
-            stream: record.stream,
-            status: record.status,
-            upstream_status: record.upstream_status,
-            ttfb_ms: record.first_byte.map(Milliseconds),
-            duration_ms: Milliseconds(duration),
-            request_bytes: record.request_bytes,
-            response_bytes: record.response_bytes,
-            overhead_ms: record.overhead.map(Milliseconds),
-            signatures_kept: record.signatures.kept,
-            signatures_skipped: record.signatures.skipped,
-            prompt_tokens: tokens.prompt,
-            cached_tokens: tokens.cached,
-            completion_tokens: tokens.answer,
-            reasoning_tokens: tokens.thinking,
-            error: record.error.as_deref(),
-            outcome,
-        }
-    }
-}
-
-/// Method, route and status.
-struct Message<'a>(&'a Record);
-
-impl Serialize for Message<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Record { method, route, status, .. } = self.0;
-        match status {
-            Some(status) => serializer.collect_str(&format_args!("{method} {route} {status}")),
-            None => serializer.collect_str(&format_args!("{method} {route} unanswered")),
-        }
-    }
-}
-
-/// Milliseconds with three decimals.
-struct Milliseconds(Duration);
-
-impl Serialize for Milliseconds {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let microseconds = self.0.as_micros().min(1 << 52) as f64;
-        serializer.serialize_f64(microseconds / 1000.0)
-    }
-}
-
-/// Cloud Logging writes 64-bit numbers as strings.
-struct Decimal(u64);
-
-impl Serialize for Decimal {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-/// Seconds, as Cloud Logging writes durations.
-struct Latency(Duration);
-
-impl Serialize for Latency {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}.{:06}s", self.0.as_secs(), self.0.subsec_micros()))
-    }
-}
-
-struct TraceName<'a> {
-    project: &'a str,
-    trace: &'a Trace,
-}
-
-impl Serialize for TraceName<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("projects/{}/traces/{}", self.project, text(&self.trace.id)))
     }
 }
 
@@ -409,37 +268,6 @@ fn all_zero(digits: &[u8]) -> bool {
 
 fn text(digits: &[u8]) -> &str {
     std::str::from_utf8(digits).unwrap_or_default()
-}
-
-fn append_human(lines: &mut Vec<u8>, record: &Record, outcome: Outcome, duration: Duration) {
-    let _ = write!(lines, "{} ", clock(jiff::Timestamp::now()));
-    let _ = match record.status {
-        Some(status) => write!(lines, "{status}"),
-        None => write!(lines, "---"),
-    };
-    let _ = write!(lines, " {} {}", record.method, record.route);
-    for (name, value) in [("alias", &record.alias), ("key", &record.key_id)] {
-        if let Some(value) = value {
-            let _ = write!(lines, " {name}={value}");
-        }
-    }
-    if let Some(tokens) = &record.tokens {
-        let _ = write!(lines, " tokens={}+{}", tokens.prompt.unwrap_or(0), tokens.output());
-    }
-    if let Some(first_byte) = record.first_byte {
-        let _ = write!(lines, " ttfb={first_byte:.1?}");
-    }
-    let _ = write!(lines, " total={duration:.1?} {}B", record.response_bytes);
-    match outcome {
-        Outcome::Completed | Outcome::Rejected => {}
-        other => {
-            let _ = write!(lines, " {other:?}");
-        }
-    }
-    if let Some(error) = &record.error {
-        let _ = write!(lines, " ({error})");
-    }
-    lines.push(b'\n');
 }
 
 #[cfg(test)]

@@ -394,7 +394,6 @@ mod tests {
     fn outcomes_are_numbered_in_their_order() {
         for (number, outcome) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, number);
-            assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
         }
     }
 }
