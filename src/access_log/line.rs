@@ -191,14 +191,17 @@ pub(super) fn append_human(lines: &mut Vec<u8>, record: &Record, outcome: Outcom
 
 #[cfg(test)]
 mod tests {
-    use super::super::RequestId;
+    use super::super::{RequestId, hexadecimal};
     use super::*;
+    use crate::json::Fields;
     use crate::log::{Log, Style};
     use crate::metrics::Metrics;
     use crate::models::Models;
+    use crate::signatures::Restored;
     use crate::tokens::Tokens;
+    use crate::usage::{Dimension, Ledger, Prices, Question};
     use proptest::prelude::*;
-    use serde_json::Value;
+    use serde_json::{Value, json};
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
@@ -252,13 +255,152 @@ mod tests {
         assert_eq!(line["outcome"], "completed");
     }
 
+    /// The same line, as serde writes it.
+    fn by_serde(record: &Record, time: &Value, duration: Duration) -> Value {
+        let milliseconds = |duration: Duration| duration.as_micros() as f64 / 1000.0;
+        let tokens = record.tokens.unwrap_or_default();
+        let status = record.status.map_or_else(|| "unanswered".to_owned(), |status| status.to_string());
+        let latency = format!("{}.{:06}s", duration.as_secs(), duration.subsec_micros());
+        let mut expected = json!({
+            "severity": record.severity().as_str(),
+            "message": format!("{} {} {status}", record.method, record.route),
+            "time": time,
+            "httpRequest": {
+                "requestMethod": record.method,
+                "requestUrl": record.route,
+                "requestSize": record.request_bytes.to_string(),
+                "responseSize": record.response_bytes.to_string(),
+                "latency": latency,
+                "protocol": record.protocol,
+            },
+            "request_id": record.id.as_str(),
+            "key_id": record.key_id.as_deref(),
+            "alias": record.alias.as_deref(),
+            "model": record.model.as_deref(),
+            "stream": record.stream,
+            "status": record.status,
+            "upstream_status": record.upstream_status,
+            "ttfb_ms": record.first_byte.map(milliseconds),
+            "duration_ms": milliseconds(duration),
+            "request_bytes": record.request_bytes,
+            "response_bytes": record.response_bytes,
+            "overhead_ms": record.overhead.map(milliseconds),
+            "signatures_kept": record.signatures.kept,
+            "signatures_skipped": record.signatures.skipped,
+            "prompt_tokens": tokens.prompt,
+            "cached_tokens": tokens.cached,
+            "completion_tokens": tokens.answer,
+            "reasoning_tokens": tokens.thinking,
+            "error": record.error,
+            "outcome": "completed",
+        });
+        if let Some(status) = record.status {
+            expected["httpRequest"]["status"] = status.into();
+        }
+        if let Some(trace) = record.trace {
+            let id = text(&trace.id).to_owned();
+            expected["logging.googleapis.com/trace"] = format!("projects/{}/traces/{id}", record.project).into();
+            if let Some(span) = trace.span() {
+                expected["logging.googleapis.com/spanId"] = span.into();
+            }
+        }
+        expected
+    }
+
+    fn any_time() -> impl Strategy<Value = Duration> {
+        // The longest is a month: a number of microseconds that a floating one holds exactly.
+        (0..31 * 86_400_u64, 0..1_000_000_000_u32).prop_map(|(seconds, nanos)| Duration::new(seconds, nanos))
+    }
+
+    /// Texts with more of what JSON escapes than chance would give them.
+    fn any_text() -> impl Strategy<Value = String> {
+        let escaped = prop::char::range('\0', '\x7f').prop_map(String::from);
+        prop::collection::vec(prop_oneof![escaped, any::<String>(), "[a-z]{0,200}"], 0..12).prop_map(|all| all.concat())
+    }
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        let texts = prop::collection::vec(prop::option::of(any_text()), 4);
+        let (project, trace) = (any_text(), any::<Option<([u8; 16], Option<u64>)>>());
+        let numbers = any::<(u64, u64, u32, u32, Option<[Option<u64>; 4]>)>();
+        let statuses = (prop::option::of(100..600_u16), prop::option::of(100..600_u16), any::<Option<bool>>());
+        let times = (prop::option::of(any_time()), prop::option::of(any_time()));
+        (texts, project, trace, numbers, statuses, times).prop_map(
+            |(mut texts, project, trace, numbers, statuses, times)| {
+                let mut record = record();
+                let mut next = || texts.pop().flatten();
+                (record.key_id, record.alias) = (next().map(Into::into), next().map(Into::into));
+                (record.model, record.error) = (next().map(Into::into), next());
+                record.project = project.into();
+                record.trace = trace.map(|(id, span)| {
+                    let (mut digits, mut span_digits) = ([0; 32], [0; 16]);
+                    for (byte, digits) in id.into_iter().zip(digits.chunks_exact_mut(2)) {
+                        hexadecimal(byte.into(), digits);
+                    }
+                    hexadecimal(span.unwrap_or(0), &mut span_digits);
+                    Trace { id: digits, span: span.map(|_| span_digits) }
+                });
+                (record.request_bytes, record.response_bytes) = (numbers.0, numbers.1);
+                record.signatures = Restored { kept: numbers.2, skipped: numbers.3 };
+                record.tokens =
+                    numbers.4.map(|[prompt, cached, answer, thinking]| Tokens { prompt, cached, answer, thinking });
+                (record.status, record.upstream_status, record.stream) = statuses;
+                (record.first_byte, record.overhead) = times;
+                record
+            },
+        )
+    }
+
     proptest! {
         #[test]
-        fn texts_of_any_kind_stay_what_they_are(key in any::<String>(), error in any::<String>()) {
-            let mut record = record();
-            (record.key_id, record.error) = (Some(key.as_str().into()), Some(error.clone()));
-            let line = line(&record, Duration::ZERO);
-            prop_assert_eq!((line["key_id"].as_str(), line["error"].as_str()), (Some(&*key), Some(&*error)));
+        fn a_line_says_what_serde_would(record in any_record(), duration in any_time()) {
+            let mut out = Vec::new();
+            append_json(&mut out, &record, Outcome::Completed, duration);
+            let fields: Fields<'_> = serde_json::from_slice(&out).unwrap();
+            prop_assert_eq!(fields.repeated(), None);
+            let line = line(&record, duration);
+            prop_assert!(line["time"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
+            prop_assert_eq!(&line, &by_serde(&record, &line["time"], duration));
+        }
+
+        #[test]
+        fn a_usage_report_reads_what_was_written(
+            mut record in any_record(), duration in any_time(), key in "[^\\p{Cc}]{1,128}", alias in "[^\\p{Cc}]{1,128}",
+        ) {
+            (record.method, record.route) = ("POST", "/v1/chat/completions");
+            (record.key_id, record.alias) = (Some(key.as_str().into()), Some(alias.as_str().into()));
+            let mut out = Vec::new();
+            append_json(&mut out, &record, Outcome::Completed, duration);
+            let by = vec![Dimension::Key, Dimension::Alias];
+            let mut ledger = Ledger::new(Question { by, since: None, until: None, prices: Prices::embedded() });
+            ledger.read(&*out, |_, _| {}).unwrap();
+            let report: Value = serde_json::from_str(&ledger.to_json()).unwrap();
+            let group = &report["groups"][0];
+            prop_assert_eq!((group["key"].as_str(), group["alias"].as_str()), (Some(&*key), Some(&*alias)));
+            let tokens = record.tokens.unwrap_or_default();
+            for (field, count) in [
+                ("prompt_tokens", tokens.prompt),
+                ("cached_tokens", tokens.cached),
+                ("completion_tokens", tokens.answer),
+                ("reasoning_tokens", tokens.thinking),
+            ] {
+                prop_assert_eq!(group[field].as_u64(), Some(count.unwrap_or(0)), "{}", field);
+            }
+        }
+
+        #[test]
+        fn texts_are_escaped_as_serde_does(text in any_text()) {
+            let mut out = Vec::new();
+            string(&mut out, &text);
+            prop_assert_eq!(String::from_utf8(out).unwrap(), serde_json::to_string(&text).unwrap());
+        }
+    }
+
+    #[test]
+    fn every_byte_that_json_escapes_is_escaped() {
+        for character in '\0'..='\u{ff}' {
+            let mut out = Vec::new();
+            string(&mut out, &character.to_string());
+            assert_eq!(String::from_utf8(out).unwrap(), serde_json::to_string(&character.to_string()).unwrap());
         }
     }
 }
