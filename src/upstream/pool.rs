@@ -512,4 +512,30 @@ mod tests {
         state.close_idle();
         assert_eq!((state.http1_idle.len(), state.http1_open), (0, 0));
     }
+
+    #[tokio::test]
+    async fn of_http2_connections_only_those_without_streams_are_closed() {
+        let mut state = State::default();
+        let mut other_ends = Vec::new();
+        for _ in 0..KEPT_IDLE + 5 {
+            let (this_end, other_end) = tokio::io::duplex(1024);
+            other_ends.push(other_end);
+            let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(this_end)).await.unwrap();
+            tokio::spawn(connection);
+            state.add(Opened::Http2(sender, Arc::new(AtomicUsize::new(MAX_STREAMS))));
+        }
+        let long_ago = Instant::now() - (SURPLUS_TIMEOUT + Duration::from_secs(1));
+        for (number, connection) in state.http2.iter_mut().enumerate() {
+            (connection.idle_since, connection.streams) = (long_ago, usize::from(number < 2));
+        }
+        // Two are in use, however long ago they were idle last; of the others eight stay.
+        state.close_idle();
+        let streams = |state: &State| state.http2.iter().map(|connection| connection.streams).collect::<Vec<_>>();
+        assert_eq!(streams(&state), [[1, 1].as_slice(), &[0; KEPT_IDLE]].concat());
+        for connection in &mut state.http2 {
+            connection.idle_since -= IDLE_TIMEOUT;
+        }
+        state.close_idle();
+        assert_eq!(streams(&state), [1, 1]);
+    }
 }
