@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 
 /// How often a turn is tried on a machine that is busy with other things.
 const MAX_ATTEMPTS: usize = 20;
+/// How long a program may take to give the next answer, of its first ones or its last, on a machine that is busy.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often it is looked whether an answer has come that is waited for.
+const ANSWER_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How thorough a run is.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +39,8 @@ pub(crate) struct Effort {
     pub(crate) starts: usize,
     /// Requests, where nothing may grow with them.
     pub(crate) soak: u64,
+    /// Whether a turn counts only if the machine let the clients ask in time.
+    pub(crate) needs_quiet: bool,
 }
 
 impl Effort {
@@ -50,6 +56,7 @@ impl Effort {
         rate: 15_000,
         starts: 15,
         soak: 1_000_000,
+        needs_quiet: true,
     };
     /// Two minutes for all parts.
     pub(crate) const QUICK: Self = Self {
@@ -75,6 +82,7 @@ impl Effort {
         rate: 500,
         starts: 1,
         soak: 500,
+        needs_quiet: false,
     };
 }
 
@@ -175,19 +183,19 @@ impl Lab {
         let sample = match load {
             Load::Saturating { clients } => {
                 let clients = Closed::start(&turn, clients);
-                let sample = self.measure(&turn, running).await;
-                clients.end().await;
+                let sample = self.measure(&turn, running).await?;
+                self.last_answers(running, clients.end()).await?;
                 sample
             }
             Load::Rate(rate) => {
                 let clients = Open::start(&turn, rate);
-                let sample = self.measure(&turn, running).await;
-                clients.end().await;
+                let sample = self.measure(&turn, running).await?;
+                self.last_answers(running, clients.end()).await?;
                 sample
             }
-        }?;
+        };
         self.judge(&turn, running)?;
-        Ok(Some(sample).filter(|_| !turn.notes.paused.get()))
+        Ok(Some(sample).filter(|_| !(turn.notes.paused.get() && self.effort.needs_quiet)))
     }
 
     /// One turn of streams, which have all begun before it is measured and end after it, regularly.
@@ -201,7 +209,7 @@ impl Lab {
         let streams = Streams::start(&turn, StreamsPlan { count: self.effort.streams, ramp });
         tokio::time::sleep(ramp).await;
         let mut sample = self.measure(&turn, running).await?;
-        streams.end().await;
+        self.last_answers(running, streams.end()).await?;
         self.judge(&turn, running)?;
         let (ended, asked) = (turn.notes.ended.get(), self.effort.streams as u64);
         if ended != asked {
@@ -212,24 +220,43 @@ impl Lab {
         Ok(sample)
     }
 
+    /// What is seen from the first answer on, after the warm-up: what it takes to get there is no part of a turn.
     async fn measure(&self, turn: &Rc<Turn>, running: &Running) -> Result<Sample> {
         let cpu_time = || running.process.as_ref().map(|process| process.cpu_time()).unwrap_or_default();
         let notes = &turn.notes;
+        self.answer_after(0, turn, running).await?;
         tokio::time::sleep(self.effort.warm_up).await;
         notes.recording.set(true);
         let own_cpu_time = || cpu_time_of(std::process::id());
         let (begun, cpu, done, own) = (Instant::now(), cpu_time(), notes.done.get(), own_cpu_time());
         tokio::time::sleep(self.effort.turn).await;
+        // A machine with other things to do may have given the program no time so far.
+        self.answer_after(done, turn, running).await?;
         let (wall, cpu, done) = (begun.elapsed(), cpu_time().saturating_sub(cpu), notes.done.get() - done);
         let bench_cpu = own_cpu_time().saturating_sub(own);
         notes.recording.set(false);
-        if done == 0 {
-            let fault = notes.fault.borrow().clone().unwrap_or_else(|| "nothing was answered".to_owned());
-            return Err(format!("{}: {fault}", running.contestant.name()).into());
-        }
         let mut latencies = notes.latencies.take();
         latencies.sort_unstable();
         Ok(Sample { done: done as f64, cpu, bench_cpu, wall, latencies, first_bytes: Vec::new() })
+    }
+
+    /// Waits until more than so many answers have come.
+    async fn answer_after(&self, done: u64, turn: &Turn, running: &Running) -> Result<()> {
+        let begun = Instant::now();
+        while turn.notes.done.get() <= done {
+            self.judge(turn, running)?;
+            if begun.elapsed() > ANSWER_TIMEOUT {
+                return Err(format!("{}: nothing was answered", running.contestant.name()).into());
+            }
+            tokio::time::sleep(ANSWER_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until all that was asked is answered.
+    async fn last_answers(&self, running: &Running, answers: impl Future<Output = ()>) -> Result<()> {
+        let in_time = tokio::time::timeout(ANSWER_TIMEOUT, answers).await;
+        in_time.map_err(|_| format!("{}: the last answers never came", running.contestant.name()).into())
     }
 
     /// Fails when a byte was wrong on either side.
