@@ -155,7 +155,7 @@ impl Environment {
 
     /// Sets a variable, replacing what is there.
     pub fn set(&mut self, name: &str, value: String) {
-        self.0.insert(name.to_owned(), Some(value));
+        self.0.insert(name.to_owned(), Some(value)).flatten().zeroize();
     }
 
     /// Sets a variable that is unset or empty.
@@ -167,7 +167,7 @@ impl Environment {
 
     /// Forgets a variable.
     pub fn remove(&mut self, name: &str) {
-        self.0.remove(name);
+        self.0.remove(name).flatten().zeroize();
     }
 
     /// The value of a variable that is set and valid.

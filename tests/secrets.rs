@@ -6,13 +6,16 @@ mod support;
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use memchr::memmem;
 use serde_json::json;
-use support::secrets::{SECRETS, assert_none_of, command_lines};
+use support::secrets::{Given, SECRETS, assert_kept, assert_none_of, command_lines};
 use support::{
     CHAT, CHAT_PATH, DISABLED_KEY, Gateway, KEY, Metadata, Request, Response, SECOND_KEY, UNKNOWN_KEY, Upstream, run,
     run_with_input,
@@ -221,6 +224,76 @@ fn no_command_shows_a_key_that_it_was_given() {
         run_with_input(&["usage"], &[], list);
     }
     run(&["serve", CHAT], &[project]);
+}
+
+/// Else none of these tests shows anything.
+#[test]
+fn the_search_finds_a_secret_in_whatever_form() {
+    let base64 = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("{KEY}."));
+    let hexadecimal: String = KEY.bytes().map(|byte| format!("{byte:02X}")).collect();
+    for told in [KEY, "bearer YA29.x", &KEY[..20], &KEY.to_uppercase(), &base64, &hexadecimal, UNKNOWN_KEY] {
+        let search = || assert_kept(format!("a line\nwith \"{told}\" in it\n"), "here");
+        assert!(catch_unwind(search).is_err(), "{told}");
+    }
+    assert_kept("sk_live_ and ya29 alone tell nothing", "here");
+
+    let own = "sk_live_of-one-process-only";
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keys.json");
+    fs::write(&file, format!("[{{\"key\":\"{own}\"}}]")).expect("a file can be written");
+    let file = file.to_str().expect("the path is text");
+    for given in [
+        Given::of([("API_KEYS_JSON", &*format!("[{{\"key\":\"{own}\"}}]"))], ""),
+        Given::of([("API_KEYS_FILE", file)], ""),
+        Given::of([], &format!("{own}\n")),
+    ] {
+        assert!(catch_unwind(|| given.assert_kept(format!("<{own}>"), "here")).is_err(), "{given:?}");
+    }
+}
+
+/// What a debugger would find. Other processes of root may look, and nobody else may.
+#[test]
+#[cfg(target_os = "linux")]
+fn no_key_stays_in_memory_once_the_list_is_read() {
+    let upstream = Upstream::queued();
+    // So many that what is freed is not all written over by chance.
+    let entries: Vec<_> = (0..500).map(|n| json!({"id": format!("{n}"), "key": format!("{KEY}-{n}")})).collect();
+    let list = json!(entries).to_string();
+    let gateway = Gateway::before(&upstream).without("API_KEYS_JSON").file("API_KEYS_FILE", &list).start();
+    let Some(memory) = memory_of(gateway.pid()) else { return };
+    let counted = |memory: &[u8], text: &str| memmem::find_iter(memory, text).count();
+    assert!(counted(&memory, "GOOGLE_CLOUD_PROJECT=test-project") > 0, "else this shows nothing");
+    assert_eq!(counted(&memory, KEY), 0);
+
+    // The block that the process was started with is the kernel's to fill; the copy that is read goes.
+    let gateway = Gateway::before(&upstream).env("API_KEYS_JSON", &list).start();
+    let memory = memory_of(gateway.pid()).expect("as before");
+    assert_eq!(counted(&memory, KEY), entries.len());
+}
+
+/// All that a process may write, and so all that it has not got from a file. `None` where that may not be read.
+fn memory_of(pid: u32) -> Option<Vec<u8>> {
+    let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::PermissionDenied;
+    let maps = match fs::read_to_string(format!("/proc/{pid}/maps")) {
+        Err(error) if refused(&error) => return None,
+        maps => maps.expect("the process runs"),
+    };
+    let memory = match fs::File::open(format!("/proc/{pid}/mem")) {
+        Err(error) if refused(&error) => return None,
+        memory => memory.expect("the process runs"),
+    };
+    let mut bytes = Vec::new();
+    for line in maps.lines().filter(|line| line.contains(" rw")) {
+        let (start, rest) = line.split_once('-').expect("a range");
+        let end = rest.split_whitespace().next().expect("a range");
+        let address = |digits: &str| u64::from_str_radix(digits, 16).expect("a number");
+        let mut region = vec![0; usize::try_from(address(end) - address(start)).expect("it fits")];
+        // A region may have gone since.
+        if memory.read_exact_at(&mut region, address(start)).is_ok() {
+            bytes.extend(region);
+        }
+    }
+    Some(bytes)
 }
 
 fn status_line(pid: u32, file: &str, name: &str) -> String {

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::secrets::{assert_kept, assert_not_on_command_lines};
+use super::secrets::{Given, assert_not_on_command_lines};
 use super::{Client, DEADLINE, DISABLED_KEY, KEY, Metadata, Request, Response, SECOND_KEY, Watched};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ai-proxy");
@@ -48,6 +48,8 @@ pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 /// The same with something to read on stdin.
 #[track_caller]
 pub(crate) fn run_with_input(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Output {
+    // Before it runs: what it writes into the file itself, it may show.
+    let given = Given::of(environment.iter().copied(), input);
     let home = TempDir::new().expect("a temporary directory");
     let mut command = Command::new(BINARY);
     command.args(arguments).env_clear().env("HOME", home.path()).envs(environment.iter().copied());
@@ -61,8 +63,8 @@ pub(crate) fn run_with_input(arguments: &[&str], environment: &[(&str, &str)], i
         child.kill().expect("a child can be killed");
         panic!("{arguments:?} does not end");
     };
-    assert_kept(&stdout, &format!("stdout of {arguments:?}"));
-    assert_kept(&stderr, &format!("stderr of {arguments:?}"));
+    given.assert_kept(&stdout, &format!("stdout of {arguments:?}"));
+    given.assert_kept(&stderr, &format!("stderr of {arguments:?}"));
     Output { status: child.wait().expect("a child has a status"), stdout, stderr }
 }
 
@@ -158,6 +160,7 @@ impl Builder {
         let mut command = Command::new(BINARY);
         command.args(&self.arguments).env_clear().env("HOME", self.home.path()).envs(&self.environment);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let given = Given::of(self.environment.iter().map(|(name, value)| (&**name, &**value)), "");
         let mut child = command.spawn().expect("the binary runs");
         assert_not_on_command_lines(child.id());
         let output: Watched<Lines> = Watched::default();
@@ -187,6 +190,7 @@ impl Builder {
             stderr,
             metadata: self.metadata,
             lenient: false,
+            given,
             _home: self.home,
         };
         let listening = gateway.output.wait_for(DEADLINE, |output| {
@@ -215,6 +219,7 @@ pub(crate) struct Gateway {
     stderr: Watched<(Vec<u8>, bool)>,
     metadata: Option<Metadata>,
     lenient: bool,
+    given: Given,
     _home: TempDir,
 }
 
@@ -363,8 +368,8 @@ impl Drop for Gateway {
             let last = &lines[lines.len().saturating_sub(6)..];
             eprintln!("the gateway's last lines:\n{}\nits stderr: {}", last.join("\n"), self.stderr_text());
         } else {
-            assert_kept(self.lines().join("\n"), "stdout of a gateway");
-            assert_kept(self.stderr_text(), "stderr of a gateway");
+            self.given.assert_kept(self.lines().join("\n"), "stdout of a gateway");
+            self.given.assert_kept(self.stderr_text(), "stderr of a gateway");
             if !self.lenient {
                 self.judge_output();
             }

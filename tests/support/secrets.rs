@@ -1,6 +1,7 @@
-//! What must never be told, and where nobody may find it: the keys and bearers of all tests, in every output of every
-//! gateway that any of them starts.
+//! What must never be told, and where nobody may find it: the keys and bearers of all tests, and those that a process was
+//! given itself, in every output of every gateway and command that any of them starts.
 use std::fs;
+use std::path::Path;
 
 use super::{DISABLED_KEY, KEY, SECOND_KEY, UNKNOWN_KEY, show};
 
@@ -38,6 +39,37 @@ pub(crate) fn assert_none_of(secrets: &[&str], text: impl AsRef<[u8]>, place: &s
 #[track_caller]
 pub(crate) fn assert_kept(text: impl AsRef<[u8]>, place: &str) {
     assert_none_of(&SECRETS, text, place);
+}
+
+/// The keys in what one process is given: its environment, a file of keys that this names, its stdin.
+#[derive(Debug, Default)]
+pub(crate) struct Given(Vec<String>);
+
+impl Given {
+    pub(crate) fn of<'a>(environment: impl IntoIterator<Item = (&'a str, &'a str)>, input: &str) -> Self {
+        let mut given = Self(keys_in(input).collect());
+        for (name, value) in environment {
+            given.0.extend(keys_in(value));
+            // A pipe can be read once, and not by this.
+            if name == "API_KEYS_FILE" && Path::new(value).is_file() {
+                given.0.extend(keys_in(&fs::read_to_string(value).unwrap_or_default()));
+            }
+        }
+        given
+    }
+
+    /// Fails if one of these, or a secret that all tests share, stands in `text`.
+    #[track_caller]
+    pub(crate) fn assert_kept(&self, text: impl AsRef<[u8]>, place: &str) {
+        assert_kept(&text, place);
+        assert_none_of(&self.0.iter().map(String::as_str).collect::<Vec<_>>(), text, place);
+    }
+}
+
+/// The words of a text that look like issued keys.
+fn keys_in(text: &str) -> impl Iterator<Item = String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-'));
+    words.filter(|word| word.starts_with("sk_live_") && word.len() >= 20).map(str::to_owned)
 }
 
 /// Everybody on a machine can read these of every process: its arguments and the names of its threads.
