@@ -15,7 +15,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Cloud Run's own limit for an HTTP/1 request body, in bytes.
 const DEFAULT_MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
@@ -155,7 +155,7 @@ impl Environment {
 
     /// Sets a variable, replacing what is there.
     pub fn set(&mut self, name: &str, value: String) {
-        self.0.insert(name.to_owned(), Some(value));
+        self.0.insert(name.to_owned(), Some(value)).flatten().zeroize();
     }
 
     /// Sets a variable that is unset or empty.
@@ -167,7 +167,7 @@ impl Environment {
 
     /// Forgets a variable.
     pub fn remove(&mut self, name: &str) {
-        self.0.remove(name);
+        self.0.remove(name).flatten().zeroize();
     }
 
     /// The value of a variable that is set and valid.
@@ -180,6 +180,13 @@ impl Environment {
     #[must_use]
     pub fn is_unset(&self, name: &str) -> bool {
         self.0.get(name).is_none_or(|value| value.as_deref() == Some(""))
+    }
+}
+
+/// Keys may be among the values.
+impl Drop for Environment {
+    fn drop(&mut self) {
+        self.0.values_mut().flatten().for_each(Zeroize::zeroize);
     }
 }
 

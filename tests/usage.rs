@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use support::secrets::assert_kept;
 use support::{CHAT_PATH, Gateway, KEY, Request, Response, SECOND_KEY, run, sse};
 use tempfile::TempDir;
 
@@ -28,10 +29,13 @@ fn usage(arguments: &[&str], log: &str) -> Output {
         .spawn()
         .expect("the binary runs");
     let mut stdin = child.stdin.take().expect("a pipe");
-    std::thread::scope(|scope| {
+    let output = std::thread::scope(|scope| {
         scope.spawn(move || stdin.write_all(log.as_bytes()));
         child.wait_with_output().expect("the binary ends")
-    })
+    });
+    assert_kept(&output.stdout, "stdout of usage");
+    assert_kept(&output.stderr, "stderr of usage");
+    output
 }
 
 #[track_caller]

@@ -1,7 +1,7 @@
 //! `ai-proxy dev`: the gateway in front of the emulator, in one process, with nothing to set up.
 
 use super::serve::{serve, start_runtime};
-use super::{fail, proxy, refuse_configuration, say};
+use super::{fail, hardening, proxy, refuse_configuration, say};
 use crate::config::{Config, CredentialsSource, Environment, Problem};
 use crate::emulator;
 use crate::keys::{NewEntry, NewKey};
@@ -21,6 +21,7 @@ pub(super) fn run() -> ExitCode {
     if let Err(error) = proxy::bypass(&environment) {
         return fail(&format!("cannot start again with NO_PROXY: {error}"));
     }
+    let gaps = hardening::apply();
     if !environment.is_unset("GCE_METADATA_HOST") {
         let message = "must not be set for 'dev', which brings a metadata server of its own";
         return refuse_configuration(&[Problem { variable: "GCE_METADATA_HOST".into(), message: message.into() }]);
@@ -55,7 +56,7 @@ pub(super) fn run() -> ExitCode {
         let announce = |address| {
             say(&banner(scheme, address, key.as_ref(), &aliases.join(", ")));
         };
-        serve(config, announce).await
+        serve(config, &gaps, announce).await
     })
 }
 

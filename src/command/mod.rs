@@ -2,6 +2,7 @@
 
 mod check;
 mod dev;
+mod hardening;
 mod keys;
 mod proxy;
 mod serve;

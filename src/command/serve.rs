@@ -1,6 +1,6 @@
 //! `ai-proxy serve`, and what `dev` shares with it.
 
-use super::{EXIT_CONFIG, fail, proxy, refuse_certificates, refuse_configuration};
+use super::{EXIT_CONFIG, fail, hardening, proxy, refuse_certificates, refuse_configuration};
 use crate::App;
 use crate::config::{Config, Environment, Problem};
 use crate::log::{Log, Severity};
@@ -27,6 +27,7 @@ pub(super) fn run() -> ExitCode {
     if let Err(error) = proxy::bypass(&environment) {
         return fail(&format!("cannot start again with NO_PROXY: {error}"));
     }
+    let gaps = hardening::apply();
     let config = match Config::parse(&environment) {
         Ok(config) => config,
         Err(problems) => return refuse_configuration(&problems),
@@ -37,15 +38,19 @@ pub(super) fn run() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start: {error}")),
     };
-    runtime.block_on_gateway(serve(config, |_| {}))
+    runtime.block_on_gateway(serve(config, &gaps, |_| {}))
 }
 
-/// Serves a configuration. `announce` is called with the address when the port is open, before the first request is
-/// taken.
+/// Serves a configuration. `gaps` are protections that the system refused. `announce` is called with the address when
+/// the port is open, before the first request is taken.
 ///
 /// # Errors
 /// The exit code, after having said why.
-pub(super) async fn serve(mut config: Config, announce: impl FnOnce(SocketAddr)) -> Result<Log, ExitCode> {
+pub(super) async fn serve(
+    mut config: Config,
+    gaps: &[String],
+    announce: impl FnOnce(SocketAddr),
+) -> Result<Log, ExitCode> {
     let project = match config.project.take() {
         Some(project) => project,
         None => match metadata::project(&config.metadata_host).await {
@@ -81,6 +86,7 @@ pub(super) async fn serve(mut config: Config, announce: impl FnOnce(SocketAddr))
     announce(address);
     let log = Log::to_stdout();
     log_panics(log.clone());
+    gaps.iter().for_each(|gap| log.event(Severity::Warning, gap));
     let tls_ends_here = config.tls.is_some();
     let handshakes = config.tls.take().map(|source| Handshakes::start(source, &tls, log.clone())).transpose();
     let handshakes = handshakes.map_err(|message| fail(&message))?.map(Arc::new);

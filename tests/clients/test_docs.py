@@ -113,6 +113,25 @@ def test_version_has_an_entry_in_the_changelog():
     assert re.search(rf"^## \[{re.escape(version)}\]", read("CHANGELOG.md"), re.MULTILINE)
 
 
+def named_tests(text):
+    """Each test that is named as `path::name`."""
+    return re.findall(r"`([\w./-]+)::(\w+)`", text)
+
+
+def test_promises_of_security_name_their_tests():
+    promises = rows(read("SECURITY.md").partition("\n## What is promised\n")[2])
+    assert promises
+    for promise, tests in promises:
+        assert named_tests(tests), f"no test: {promise}"
+        assert len(named_tests(tests)) == len(tests.split(", ")), f"not all of these are tests: {tests}"
+
+
+@pytest.mark.parametrize("path, name", sorted(set(named_tests(read("SECURITY.md")))))
+def test_tests_that_security_names_exist(path, name):
+    pattern = rf"^ *(async )?def {name}\(" if path.endswith(".py") else rf"#\[test\]\n(#\[.*\]\n)*fn {name}\("
+    assert re.search(pattern, read(path), re.MULTILINE), f"{path} has no test {name}"
+
+
 def anchors(text):
     """The names that headings get."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)

@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::secrets::{Given, assert_not_on_command_lines};
 use super::{Client, DEADLINE, DISABLED_KEY, KEY, Metadata, Request, Response, SECOND_KEY, Watched};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_ai-proxy");
@@ -47,6 +48,8 @@ pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 /// The same with something to read on stdin.
 #[track_caller]
 pub(crate) fn run_with_input(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> Output {
+    // Before it runs: what it writes into the file itself, it may show.
+    let given = Given::of(environment.iter().copied(), input);
     let home = TempDir::new().expect("a temporary directory");
     let mut command = Command::new(BINARY);
     command.args(arguments).env_clear().env("HOME", home.path()).envs(environment.iter().copied());
@@ -60,6 +63,8 @@ pub(crate) fn run_with_input(arguments: &[&str], environment: &[(&str, &str)], i
         child.kill().expect("a child can be killed");
         panic!("{arguments:?} does not end");
     };
+    given.assert_kept(&stdout, &format!("stdout of {arguments:?}"));
+    given.assert_kept(&stderr, &format!("stderr of {arguments:?}"));
     Output { status: child.wait().expect("a child has a status"), stdout, stderr }
 }
 
@@ -155,7 +160,9 @@ impl Builder {
         let mut command = Command::new(BINARY);
         command.args(&self.arguments).env_clear().env("HOME", self.home.path()).envs(&self.environment);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let given = Given::of(self.environment.iter().map(|(name, value)| (&**name, &**value)), "");
         let mut child = command.spawn().expect("the binary runs");
+        assert_not_on_command_lines(child.id());
         let output: Watched<Lines> = Watched::default();
         let (lines, source) = (output.clone(), child.stdout.take().expect("a pipe"));
         let reader = self.stdout;
@@ -183,6 +190,7 @@ impl Builder {
             stderr,
             metadata: self.metadata,
             lenient: false,
+            given,
             _home: self.home,
         };
         let listening = gateway.output.wait_for(DEADLINE, |output| {
@@ -203,6 +211,7 @@ impl Builder {
 }
 
 /// A running gateway. When it is dropped it is killed, and its output is judged: JSON lines on stdout, nothing on stderr.
+/// No secret of the tests may stand in any of it, nor on its command line, whatever the test was about.
 pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     child: Option<Child>,
@@ -210,6 +219,7 @@ pub(crate) struct Gateway {
     stderr: Watched<(Vec<u8>, bool)>,
     metadata: Option<Metadata>,
     lenient: bool,
+    given: Given,
     _home: TempDir,
 }
 
@@ -347,6 +357,7 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
+            assert_not_on_command_lines(child.id());
             let _ = child.kill(); // it may have ended by itself
             let _ = child.wait();
         }
@@ -356,8 +367,12 @@ impl Drop for Gateway {
             let lines = self.lines();
             let last = &lines[lines.len().saturating_sub(6)..];
             eprintln!("the gateway's last lines:\n{}\nits stderr: {}", last.join("\n"), self.stderr_text());
-        } else if !self.lenient {
-            self.judge_output();
+        } else {
+            self.given.assert_kept(self.lines().join("\n"), "stdout of a gateway");
+            self.given.assert_kept(self.stderr_text(), "stderr of a gateway");
+            if !self.lenient {
+                self.judge_output();
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod client;
 pub(crate) mod gateway;
 pub(crate) mod h2;
 pub(crate) mod metadata;
+pub(crate) mod secrets;
 pub(crate) mod sse;
 pub(crate) mod tunnel;
 pub(crate) mod upstream;
