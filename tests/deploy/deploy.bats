@@ -217,27 +217,88 @@ END
   [ "$(state '.apis')" = '[]' ]
 }
 
-@test "an upload with a secret is refused, before anything is made" {
-  local name
-  cp .gcloudignore ../rules 2>/dev/null || cp .gitignore ../rules
-  for name in .env .env.local api-keys.json src/api-keys-old.json src/my-key.json src/tls.pem src/service-account-x.json; do
-    mkdir -p src
-    echo '# nothing of note' >"$name"
-    printf '.git\n.gcloudignore\n' >.gcloudignore
-    run ./deploy.sh --project my-project --keys ../keys.json
-    [ "$status" -eq 1 ]
-    [[ $output == *"refusing to upload"*"$name"* ]]
-    rm "$name"
-  done
-  cp ../keys.json src/notes.txt
-  run deploy
+# refused_upload NAME: whether a deploy of what is here refuses that.
+refused_upload() {
+  run ./deploy.sh --project my-project --keys ../keys.json
+  echo "$1: $output"
   [ "$status" -eq 1 ]
-  [[ $output == *"refusing to upload"*src/notes.txt* ]]
+  [[ $output == *"refusing to upload"*"$1"* ]]
+  [[ $output != *"cargo"* ]]
   no_secret_seen "$output"
-  printf '%s\n' '-----BEGIN PRIVATE KEY-----' >src/notes.txt
-  run deploy
-  [ "$status" -eq 1 ]
+}
+
+@test "an upload with a secret is refused by its name, before anything is made" {
+  local name names
+  # Those of the tests of the image, each of which one entry of the list stands for.
+  names=$("$PYTHON" -c 'import sys; sys.path.insert(0, sys.argv[1]); import support; print("\n".join(support.SECRET_FILES))' \
+    "$REPOSITORY/tests/image" | grep -v /)
+  [ "$(wc -l <<<"$names")" -ge 30 ]
+  printf '.git\n.gcloudignore\n' >.gcloudignore
+  mkdir "src/a b"
+  for name in $names; do
+    echo '# nothing of note' >"src/a b/$name"
+  done
+  echo >.env
+  for name in .ENV Id_RSA TLS.PEM; do echo >"src/$name"; done
+  mkdir src/x.key
+  echo >src/x.key/notes.txt
+  touch -- -my-key.json
+  refused_upload src/.ENV
+  for name in $names; do [[ $output == *"  src/a b/$name"* ]]; done
+  for name in .env src/Id_RSA src/TLS.PEM src/x.key/notes.txt -my-key.json; do [[ $output == *"  $name"* ]]; done
   [ "$(state '.apis')" = '[]' ]
+  # An example is none.
+  rm -rf -- src/* .env src/.[A-Z]* -my-key.json
+  touch src/.env.example src/main.rs
+  deploy
+}
+
+@test "an upload with a secret is refused by what is in it" {
+  local text number=0
+  while IFS= read -r text; do
+    number=$((number + 1))
+    printf 'x\n%s\n' "$text" >"src/a note $number.txt"
+  done <<END
+-----BEGIN PRIVATE KEY-----
+  "private_key": "-----BEGIN PRIVATE KEY-----\\nMIIE
+-----BEGIN RSA PRIVATE KEY-----
+-----BEGIN OPENSSH PRIVATE KEY-----
+-----BEGIN EC PRIVATE KEY-----
+-----BEGIN ENCRYPTED PRIVATE KEY-----
+[{"id":"another","key":"sk_live_$(printf '%043d' 7)"}]
+{"type": "authorized_user", "refresh_token" : "1//x"}
+{"id":"https://acme.example/1","key_pkcs8":"MIGH"}
+$CANARY
+END
+  # What is no text, too.
+  printf '\0\1%s\0' "$OTHER_CANARY" >src/program
+  refused_upload src/program
+  for number in $(seq "$number"); do [[ $output == *"  src/a note $number.txt"* ]]; done
+  [ "$(state '.apis')" = '[]' ]
+  rm src/*
+  # The examples of this repository are none.
+  printf '%s\n' 'sk_live_0123456789abcdef' 'sk_live_...' 'API_KEY=sk_live_replace_me' 'a refresh_token, a PRIVATE KEY' >src/main.rs
+  deploy
+}
+
+@test "an upload of what cannot be judged is refused" {
+  local name
+  mkdir ../elsewhere
+  echo >../elsewhere/id_rsa
+  ln -s ../../elsewhere src/folder
+  refused_upload src/folder
+  rm src/folder
+  ln -s ../../elsewhere/id_rsa src/file.rs
+  refused_upload src/file.rs
+  rm src/file.rs
+  ln -s /nowhere src/nowhere.rs
+  refused_upload src/nowhere.rs
+  rm src/nowhere.rs
+  name=$'src/with\na line break.rs'
+  echo "$OTHER_CANARY" >"$name"
+  refused_upload src/with
+  rm "$name"
+  deploy
 }
 
 @test "the repository's own rules keep secrets out of an upload" {
