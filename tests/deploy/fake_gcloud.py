@@ -328,7 +328,7 @@ def iam_service_accounts_delete(state, words, flags):
 
 def iam_service_accounts_add_iam_policy_binding(state, words, flags):
     iam_service_accounts_describe(state, words, flags)
-    bind(state["accounts"][words[0]].setdefault("bindings", []), flags)
+    bind(state["accounts"][words[0]].setdefault("bindings", []), {"--condition": "None", **flags})
 
 
 # Secrets.

@@ -148,3 +148,57 @@ def test_from_an_empty_folder_to_a_service_and_back(world):
     assert len(commands_left) == 2
     for line in commands_left:
         world.run(line)
+
+
+def gcloud_commands(page):
+    """The blocks of a page that call gcloud."""
+    blocks = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    return [block for block in blocks if block.startswith("gcloud ") and "./" not in block]
+
+
+def test_the_runbook_by_hand(world):
+    """Its gcloud commands do to a service what the scripts would, up to its end."""
+    world.run('git clone "$REPOSITORY" ai-proxy && cd ai-proxy && gcloud auth login')
+    world.run("gcloud domains verify example.com; ./deploy.sh --project my-project --domain ai.example.com")
+    names = "export PROJECT=my-project REGION=us-central1 DOMAIN=ai.example.com\n"
+    pages = ("09-keys.md", "11-operations.md")
+    by_hand = [block for page in pages for block in gcloud_commands(f"docs/runbook/{page}")]
+    assert len(by_hand) >= 5
+    for block in by_hand:
+        revision = world.now()["services"]["us-central1/ai-proxy"]["revisions"][0]
+        world.run(names + block.replace("REVISION=", f"{revision}="))
+    now = world.now()
+    assert now["services"]["us-central1/ai-proxy"]["pinned"] == now["services"]["us-central1/ai-proxy"]["revisions"][0]
+    assert len(now["services"]["us-central1/ai-proxy"]["revisions"]) == 3
+    assert len(now["secrets"]["ai-proxy-api-keys"]["versions"]) == 2
+    (teardown,) = gcloud_commands("docs/runbook/14-teardown.md")
+    world.run(names + teardown)
+    now = world.now()
+    assert {name: now[name] for name in ("accounts", "secrets", "services", "mappings", "images")} == {
+        name: world.state[name] for name in ("accounts", "secrets", "services", "mappings", "images")
+    }
+    assert now["project_bindings"] == world.state["project_bindings"]
+
+
+def test_the_manifests_by_hand(world):
+    """The commands in their comments, on a project whose APIs are on."""
+    world.run('git clone "$REPOSITORY" ai-proxy && cd ai-proxy && gcloud auth login')
+    world.run("./deploy.sh --project my-project && ./teardown.sh --project my-project --yes")
+    world.script("kubectl", f'printf "%s\\n" "$*" >>"{world.gcloud}/kubectl"')
+    for name in ("kubernetes.yaml", "service.yaml"):
+        text = (ROOT / "deploy" / name).read_text(encoding="utf-8")
+        lines = re.findall(r"^#(?:   (?! )|     )(.*)$", text, re.MULTILINE)
+        source = "\n".join(lines).replace("PROJECT", "my-project").replace("REGION", "us-central1")
+        if name == "service.yaml":
+            source = "gcloud secrets create ai-proxy-api-keys --replication-policy=automatic --project=my-project\n" + source
+        world.run(source)
+    now = world.now()
+    account = "ai-proxy-sa@my-project.iam.gserviceaccount.com"
+    assert now["accounts"][account]["bindings"] == [
+        ["roles/iam.workloadIdentityUser", "serviceAccount:my-project.svc.id.goog[ai-proxy/ai-proxy]"]
+    ]
+    assert ["roles/aiplatform.user", f"serviceAccount:{account}"] in now["project_bindings"]
+    assert now["services"]["us-central1/ai-proxy"]["account"] == account
+    called = (world.gcloud / "kubectl").read_text(encoding="utf-8").splitlines()
+    assert [line.split()[0] for line in called] == ["create", "create", "apply"]
+    assert (ROOT / called[2].split()[-1]).is_file()
