@@ -189,6 +189,7 @@ def test_the_manifests_by_hand(world):
         text = (ROOT / "deploy" / name).read_text(encoding="utf-8")
         lines = re.findall(r"^#(?:   (?! )|     )(.*)$", text, re.MULTILINE)
         source = "\n".join(lines).replace("PROJECT", "my-project").replace("REGION", "us-central1")
+        (world.here / "deploy" / name).write_text(text.replace("PROJECT", "my-project"), encoding="utf-8")
         if name == "service.yaml":
             source = "gcloud secrets create ai-proxy-api-keys --replication-policy=automatic --project=my-project\n" + source
         world.run(source)
