@@ -90,7 +90,7 @@ choose_keys_file() {
       text=$(from_env_file API_KEYS_JSON)
     fi
     # As .env.example has it, before there are any.
-    [ "${keys_file##*/}" != api-keys.json ] || [ -e "$keys_file" ] || keys_file=''
+    [ "${keys_file##*/}" != api-keys.json ] || [ -e "$keys_file" ] || [ -L "$keys_file" ] || keys_file=''
     # As .env.example has it, which is as good as none.
     case $text in *'"sk_live_..."'*) text='' ;; esac
   fi
@@ -99,7 +99,7 @@ choose_keys_file() {
     keys_file=$work/api-keys.json
     keys_name=API_KEYS_JSON
     printf '%s\n' "$text" >"$keys_file"
-  elif [ -z "$keys_file" ] && [ -e api-keys.json ]; then
+  elif [ -z "$keys_file" ] && { [ -e api-keys.json ] || [ -L api-keys.json ]; }; then
     keys_file=api-keys.json
     keys_name=api-keys.json
   elif [ -p "$keys_file" ]; then

@@ -797,3 +797,11 @@ END
   [ "$status" -eq 0 ]
   [ "$(state '[(.accounts | length), (.project_bindings | map(select(.[0] == "roles/aiplatform.user")) | length)]')" = '[0,0]' ]
 }
+
+@test "a link to keys that are elsewhere at the moment is not replaced" {
+  ln -s /nowhere/api-keys.json api-keys.json
+  run ./deploy.sh --project my-project
+  [ "$status" -eq 1 ]
+  [[ $output == *"cannot read the keys file api-keys.json"* ]]
+  [ -L api-keys.json ]
+}
