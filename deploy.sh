@@ -2,10 +2,14 @@
 # Puts ai-proxy on Cloud Run, in your project. Safe to run again: after a failure at any step, after a change of the code,
 # of the keys or of .env. What it does, in this order, is `main` at the foot.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+unset CDPATH
+caller=$PWD
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 me=deploy.sh
 # shellcheck source=deploy/common.sh
 . deploy/common.sh
+# shellcheck source=deploy/upload.sh
+. deploy/upload.sh
 
 usage() {
   cat <<'HELP'
@@ -16,13 +20,18 @@ usage() {
   --service NAME     default ai-proxy                    (.env: CLOUD_RUN_SERVICE)
   --domain HOST      your host name for it               (.env: CLOUD_RUN_DOMAIN)
   --keys FILE        the issued keys                     (.env: API_KEYS_FILE or API_KEYS_JSON)
-                     else api-keys.json; made, with one key, where there are none yet
+                     else api-keys.json, else those that the service has; made, with one key,
+                     where there are none yet
   --env-keys         keys in an environment variable, which every viewer of the project can read,
                      instead of Secret Manager
   --wait SECONDS     how long the new service gets to answer, default 180
   --dry-run          prints every command, and runs none
 
-The gateway's other settings in .env (MODEL_FLASH_ID, GOOGLE_CLOUD_LOCATION ...) go along.
+A flag goes before the environment, that before .env, and that before the default. The gateway's other settings (MODEL_FLASH_ID,
+GOOGLE_CLOUD_LOCATION ...) go along from .env only. .env is read, never run: NAME=value, in single quotes what has blanks, quotes
+or $ in it.
+
+Keys that are stored are replaced by other ones only where --keys says so.
 HELP
 }
 
@@ -75,65 +84,14 @@ check_domain_is_verified() {
   return 1
 }
 
-choose_keys() {
-  choose_keys_file
-  [ -z "$keys_file" ] || return 0
-  if [ "$dry_run" = yes ]; then
-    say '(where no keys are stored yet, a run makes one and writes it to api-keys.json)'
-    return
-  fi
-  if [ "$env_keys" = no ] && exists secrets versions describe latest "--secret=$secret" "${in_project[@]}"; then
-    say "no keys file here: the keys stay as they are in the secret $secret"
-    return
-  fi
-  if exists run services describe "$service" "${in_region[@]}"; then
-    die 'the service has keys already, which are not here; give them with --keys FILE'
-  fi
-  make_keys
-}
-
 # The form that `ai-proxy keys new` makes.
 make_keys() {
   local random
   random=$(head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n')
   printf '[{"id":"me","key":"sk_live_%s","enabled":true}]\n' "$random" >"$work/new-keys.json"
-  mv "$work/new-keys.json" api-keys.json
+  mv "$work/new-keys.json" api-keys.json || die 'cannot write api-keys.json'
   keys_file=api-keys.json
   say 'made a first key; it is in api-keys.json'
-}
-
-# An upload that carries a secret is refused: by its name, or for one of the keys or a private key in it.
-check_upload() {
-  local file found=''
-  ask meta list-files-for-upload . >"$work/upload" || { said; die 'cannot tell what would be uploaded'; }
-  [ "$dry_run" = no ] || return 0
-  [ -f Dockerfile ] || die 'there is no Dockerfile here to build'
-  [ -s "$work/upload" ] || die '.gcloudignore leaves nothing to upload'
-  while IFS= read -r file; do
-    if looks_secret "$file" || holds_secret "$file"; then
-      found="$found
-  $file"
-    fi
-  done <"$work/upload"
-  [ -z "$found" ] || die "refusing to upload what looks like a secret; move it away, or name it in .gcloudignore:$found"
-}
-
-looks_secret() {
-  case ${1##*/} in
-  .env.example) return 1 ;;
-  .env | .env.* | api-keys*.json | *-key.json | *credentials*.json | service-account*.json) return 0 ;;
-  *.pem | *.key | *.p12 | id_rsa* | id_ed25519* | .netrc) return 0 ;;
-  *) return 1 ;;
-  esac
-}
-
-holds_secret() {
-  [ -f "$1" ] || return 1
-  grep -qE -e '-----BEGIN ([A-Z]+ )?PRIVATE KEY-----' -- "$1" && return 0
-  [ -n "$keys_file" ] || return 1
-  # The keys go in by a file: arguments can be seen by everybody on this machine. Digests are no secret.
-  jq -r '.[].key // empty' "$keys_file" | grep . >"$work/secret-keys" || return 1
-  grep -qF -f "$work/secret-keys" -- "$1"
 }
 
 enable_apis() {
@@ -170,13 +128,103 @@ grant_role() {
     --role=roles/aiplatform.user --condition=None "${in_project[@]}"
 }
 
+# The keys that the service has now, in stored.json: of the secret, or of its variable; with --env-keys the other way round. A
+# failure where it has none. Where they may not be read, the file is empty.
+find_stored_keys() {
+  : >"$work/stored.json"
+  if [ "$env_keys" = yes ]; then
+    keys_of_variable || keys_of_secret
+  else
+    keys_of_secret || keys_of_variable
+  fi
+}
+
+keys_of_secret() {
+  local version=(latest "--secret=$secret" "${in_project[@]}")
+  stored_in="the secret $secret"
+  fetch_stored="gcloud secrets versions access latest --secret=$secret --project=$project --out-file=api-keys.json"
+  if [ "$dry_run" = yes ]; then
+    ask secrets versions describe "${version[@]}"
+    ask secrets versions access "${version[@]}"
+    return 1
+  fi
+  exists secrets versions describe "${version[@]}" || return 1
+  if ! ask secrets versions access "${version[@]}" >"$work/stored.json"; then
+    # Not allowed to, or it is disabled.
+    is_forbidden || { [ -n "$keys" ] && grep -qi failed_precondition "$work/stderr"; } || {
+      said
+      die "cannot read the keys in $stored_in, so nothing is changed; run this again"
+    }
+    : >"$work/stored.json"
+  fi
+}
+
+keys_of_variable() {
+  stored_in="the variable API_KEYS_JSON of the service $service"
+  fetch_stored="(umask 077; gcloud run services describe $service --region=$region --project=$project --format=json | jq -r '.spec.template.spec.containers[].env[] | select(.name == \"API_KEYS_JSON\").value' >api-keys.json)"
+  look "$work/service.json" run services describe "$service" "${in_region[@]}" --format=json || return 1
+  jq -er '[.spec.template.spec.containers[].env[]? | select(.name == "API_KEYS_JSON").value][0] // empty' "$work/service.json" \
+    >"$work/stored.json"
+}
+
+# settle_keys: which keys are deployed. Those that are stored are never replaced, by a first key or by a list that may be older
+# and bring a revoked key back, unless --keys says so. Sets keys_file, and must_store.
+settle_keys() {
+  must_store=yes
+  if ! find_stored_keys; then
+    if [ "$dry_run" = yes ]; then
+      [ -n "$keys_file" ] || say '(where no keys are stored yet, a run makes one and writes it to api-keys.json)'
+    elif [ -z "$keys_file" ]; then
+      make_keys
+    fi
+    return
+  fi
+  if [ ! -s "$work/stored.json" ]; then
+    [ -z "$keys" ] || return 0
+    [ -z "$keys_file" ] || die "the keys in $stored_in may not be read by this account, and those in $keys_name may be older. If they are right:
+  $(again) $(quoted "--keys=$keys_name")"
+    [ "$env_keys" = no ] || die "the keys in $stored_in may not be read by this account; give them with --keys FILE"
+    must_store=no
+  elif [ -z "$keys_file" ]; then
+    keys_file=$work/stored.json
+    check_keys "$keys_file" "$stored_in"
+    case $env_keys/$stored_in in no/the\ secret*) must_store=no ;; esac
+  elif same_keys "$work/stored.json" "$keys_file"; then
+    case $env_keys/$stored_in in no/the\ secret*) must_store=no ;; esac
+  elif [ -z "$keys" ]; then
+    keep_stored
+  fi
+  [ "$must_store" = yes ] || say "the keys stay as they are in $stored_in"
+}
+
+keep_stored() {
+  local mine also=''
+  mine=$(quoted "--keys=$keys_name")
+  if [ "$keys_name" = API_KEYS_JSON ]; then
+    mine='--keys=FILE'
+    also=', written to a FILE'
+  fi
+  die "the keys in $keys_name are not those in $stored_in. They may be older, and bring back a key that was revoked. If those here
+are right$also:
+  $(again) $mine
+If those that are stored are right, fetch them, and let .env name no other:
+  $fetch_stored"
+}
+
+# again: the command of this run, but for its keys.
+again() {
+  local flags=("--project=$project" "--region=$region" "--service=$service")
+  [ -z "$domain" ] || flags[${#flags[@]}]=--domain=$domain
+  [ "$env_keys" = no ] || flags[${#flags[@]}]=--env-keys
+  quoted ./deploy.sh "${flags[@]}"
+}
+
 store_keys() {
+  settle_keys
   [ "$env_keys" = no ] || return 0
   exists secrets describe "$secret" "${in_project[@]}" ||
     change secrets create "$secret" --replication-policy=automatic "${in_project[@]}"
-  if [ -n "$keys_file" ] || [ "$dry_run" = yes ]; then
-    store_version
-  fi
+  [ "$must_store" = no ] || store_version
   change_when_known secrets add-iam-policy-binding "$secret" "--member=serviceAccount:$account" \
     --role=roles/secretmanager.secretAccessor --condition=None "${in_project[@]}"
 }
@@ -241,8 +289,8 @@ route_traffic() {
 map_domain() {
   local mapped
   [ -n "$domain" ] || return 0
-  if mapped=$(ask beta run domain-mappings describe "--domain=$domain" "${in_region[@]}" '--format=value(spec.routeName)') &&
-    [ "$dry_run" = no ]; then
+  if exists beta run domain-mappings describe "--domain=$domain" "${in_region[@]}" '--format=value(spec.routeName)'; then
+    mapped=$(<"$work/answer")
     [ "$mapped" = "$service" ] || die "$domain leads to the service $mapped already"
     return
   fi
@@ -270,25 +318,16 @@ find_url() {
   fi
 }
 
-# print_keys: those that the service has.
-print_keys() {
-  if [ -n "$keys_file" ]; then
-    cat "$keys_file"
-  else
-    ask secrets versions access latest "--secret=$secret" "${in_project[@]}"
-  fi
-}
-
-# print_first_key: the first enabled key that the list has, or API_KEY of .env where it has digests only; none is a failure.
-print_first_key() {
+# choose_trial: a key and a model to try the service with, in trial.json; a failure where there is no key that may.
+choose_trial() {
   # By the environment, since everybody may read a process's arguments.
-  print_keys | OWN_KEY=$(from_env_file API_KEY | grep -v replace_me) \
-    jq -er '([.[] | select(.enabled != false) | .key // empty][0] // env.OWN_KEY) | select(. != "")'
+  OWN_KEY=$(from_env_file API_KEY | grep -v replace_me) \
+    jq -L deploy -en 'include "keys"; [inputs][0] // [] | trial(env.OWN_KEY)' "${keys_file:-/dev/null}" >"$work/trial.json"
 }
 
 # call_with_key ARGUMENT...: curl with that key, which goes in by a pipe.
 call_with_key() {
-  print_first_key | jq -Rr '"header = " + ("x-api-key: " + . | tojson)' |
+  jq -r '"header = " + ("x-api-key: " + .key | tojson)' "$work/trial.json" |
     curl --config - --silent --show-error --fail --max-time 60 "$@" 2>"$work/curl"
 }
 
@@ -299,7 +338,7 @@ ask_stream() { post_chat "$1" true | grep -F 'data: [DONE]'; }
 
 post_chat() {
   call_with_key "$1/v1/chat/completions" --header 'content-type: application/json' \
-    --data "{\"model\":\"flash\",\"stream\":$2,\"messages\":[{\"role\":\"user\",\"content\":\"Say hi.\"}]}"
+    --data "{\"model\":\"$(jq -r .model "$work/trial.json")\",\"stream\":$2,\"messages\":[{\"role\":\"user\",\"content\":\"Say hi.\"}]}"
 }
 
 # A new service, and a role that was just given, take a while to be known.
@@ -313,9 +352,9 @@ smoke_test() {
     return
   fi
   local checks='health models chat stream'
-  if ! print_first_key >/dev/null; then
+  if ! choose_trial; then
     checks=health
-    say 'the keys are here as digests only, so no more than /health can be tried; with API_KEY in .env it would be all'
+    say 'no key that could be used is here (only digests, or all expired), so no more than /health can be tried; with API_KEY in .env it would be all'
   fi
   for where in "$url" "$base"; do
     for check in $checks; do
@@ -340,8 +379,8 @@ report() {
   printf 'AI_API_BASE=%s/v1\nAPI_KEY=\n' "$base"
   case $keys_file in
   '' | "$work"/*) ;;
-  *) ! jq -e 'any(.[]; .enabled != false and has("key"))' "$keys_file" >/dev/null || say "The first key, put there without showing it:
-  jq -r '\"API_KEY=\" + ([.[] | select(.enabled != false) | .key // empty][0])' $(quoted "$keys_file") >>.env" ;;
+  *) [ "$(jq -L deploy 'include "keys"; trial("")' "$keys_file")" = '' ] || say "The key that it was tried with, put there without showing it:
+  (umask 077; jq -L deploy -r 'include \"keys\"; \"\\nAPI_KEY=\" + trial(\"\").key' $(quoted "$keys_file") >>.env)" ;;
   esac
   [ -z "$domain" ] || [ "$base" = "https://$domain" ] || say "Once $domain has its certificate: AI_API_BASE=https://$domain/v1"
   say "Tokens cost money. A mail at half and at all of 10 a month, in the currency of the account:
@@ -355,7 +394,7 @@ main() {
   if [ "$dry_run" = no ]; then need_tools gcloud curl; fi
   need_login
   check_project
-  choose_keys
+  choose_keys_file
   check_upload
   step 'project'
   enable_apis

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # The everyday of a deployed ai-proxy: what it logs, what serves, back to an earlier revision, other keys.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+unset CDPATH
+caller=$PWD
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 me=ops.sh
 # shellcheck source=deploy/common.sh
 . deploy/common.sh
@@ -29,7 +31,8 @@ show() {
 
 logs() {
   local count=${1:-50}
-  [[ $count =~ ^[0-9]+$ ]] || die 'logs takes a number of lines'
+  [[ $count =~ ^[0-9]{1,6}$ ]] || die 'logs takes a number of lines'
+  count=$((10#$count))
   show logging read "resource.type=\"cloud_run_revision\" AND resource.labels.service_name=\"$service\" AND resource.labels.location=\"$region\"" \
     "--limit=$count" --format=json --freshness=30m "${in_project[@]}"
 }
@@ -76,14 +79,22 @@ cert() {
 # image, so that it does not depend on that.
 update_keys() {
   local traffic
-  keys=${1:-$keys}
+  [ -z "${1:-}" ] || keys=$(from_caller "$1")
+  traffic=$(print_traffic) || exit 1
+  if [ "$dry_run" = no ]; then
+    alias_settings=$(jq -c '[.spec.template.spec.containers[].env[]? | {(.name): (.value // "")}] | add // {}' "$work/service.json")
+  fi
   choose_keys_file
   [ -n "$keys_file" ] || [ "$dry_run" = yes ] || die 'which keys? ./ops.sh keys FILE'
-  traffic=$(print_traffic) || exit 1
-  if [ "$dry_run" = no ] && jq -e 'any(.spec.template.spec.containers[].env[]?; .name == "API_KEYS_JSON")' "$work/service.json" >/dev/null; then
+  if jq -e 'has("API_KEYS_JSON")' <<<"$alias_settings" >/dev/null && [ "$dry_run" = no ]; then
     update_variable
   else
-    store_version
+    if ask secrets versions access latest "--secret=$secret" "${in_project[@]}" >"$work/stored.json" &&
+      same_keys "$work/stored.json" "${keys_file:-/dev/null}"; then
+      say 'the keys are stored already'
+    else
+      store_version
+    fi
     new_revision
   fi
   case $dry_run/$traffic in
@@ -106,6 +117,10 @@ update_variable() {
 main() {
   start "$@"
   [ "${#words[@]}" -gt 0 ] || { usage >&2; exit 2; }
+  case ${words[0]} in
+  logs | rollback | keys) [ "${#words[@]}" -le 2 ] || die "what is ${words[2]}? See $me --help" ;;
+  *) [ "${#words[@]}" -eq 1 ] || die "what is ${words[1]}? See $me --help" ;;
+  esac
   if [ "$dry_run" = no ]; then need_tools gcloud; fi
   case ${words[0]} in
   logs) logs "${words[1]:-}" ;;

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Removes what deploy.sh has made, and tells what it leaves. Safe to run again; what is gone already is no failure.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+unset CDPATH
+caller=$PWD
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 me=teardown.sh
 # shellcheck source=deploy/common.sh
 . deploy/common.sh
@@ -84,14 +86,21 @@ still_in_use() {
 }
 
 remove_secret_and_account() {
+  local failures_before
   if still_in_use; then
     say "kept, since another service uses them: the secret $secret, the service account $account"
     return
   fi
   # Who may read a secret is written on the secret, and goes with it.
   remove "the secret $secret" secrets delete "$secret" "${in_project[@]}"
+  failures_before=$failures
   remove "the role of $account" projects remove-iam-policy-binding "$project" "--member=serviceAccount:$account" \
     --role=roles/aiplatform.user --condition=None "${in_project[@]}"
+  # Else the role would stay on the project, for an account that no other run finds.
+  if [ "$failures" -gt "$failures_before" ]; then
+    say "kept until its role is gone: the service account $account"
+    return
+  fi
   remove "the service account $account" iam service-accounts delete "$account" "${in_project[@]}"
 }
 

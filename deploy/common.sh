@@ -3,13 +3,19 @@
 # shellcheck disable=SC2034,SC2154
 #
 # What deploy.sh, teardown.sh and ops.sh share: settings, and the ways in which they call gcloud. Sourced, not run.
+# 'caller' is the folder that the script was called in.
 #
 # Runs on the bash of macOS (3.2) too: there an empty array counts as unset, hence ${name[@]+"${name[@]}"}.
+
+# shellcheck source=deploy/keys.sh
+. deploy/keys.sh
 
 # Settings, in this order: flag, environment, .env, default.
 project='' region='' service='' domain='' keys='' env_keys=no dry_run=no assume_yes=no wait_seconds=180
 # What the file .env says, as one JSON object; secrets may be among it.
 env_file='{}'
+# The settings that say which aliases the gateway has: those of .env, or of the service.
+alias_settings='{}'
 # The folder for files that must not outlive the run, and what a failed call of gcloud said.
 work=''
 # What the arguments leave: the command of ops.sh, and its own.
@@ -55,26 +61,50 @@ change() {
   gcloud "$@" >&2
 }
 
-# exists ARGUMENT...: whether gcloud can describe it. In a dry run nothing exists yet.
-exists() {
-  ask "$@" >/dev/null || return 1
-  [ "$dry_run" = no ]
+# look FILE ARGUMENT...: asks about a thing that may not be there, and puts the answer into the file. A failure when it is not
+# there; where that cannot be told, the run ends. In a dry run nothing exists yet.
+look() {
+  local answer=$1 tries=$TRIES
+  shift
+  if [ "$dry_run" = yes ]; then
+    ask "$@"
+    return 1
+  fi
+  until ask "$@" >"$answer"; do
+    # An API that was enabled a moment ago is not known everywhere at once.
+    tries=$((tries - 1))
+    if is_switched_off && [ "$tries" -gt 0 ]; then
+      sleep "$PAUSE_SECONDS"
+      continue
+    fi
+    absent && ! is_switched_off && return 1
+    said
+    die "cannot tell what is there, and stops; run this again: $(quoted gcloud "$@")"
+  done
 }
+
+exists() { look "$work/answer" "$@"; }
+
+is_switched_off() { grep -qiE 'has not been used in project' "$work/stderr"; }
 
 # absent: whether the last question failed for want of the thing itself, and not of a right or a network.
 absent() {
-  grep -qiE 'not[_ ]found|could not be found|does not exist|cannot find|unknown service account|has not been used in project' \
-    "$work/stderr"
+  is_switched_off || {
+    grep -qiE 'not[_ ]found|could not be found|does not exist|cannot find|unknown service account' "$work/stderr" &&
+      ! grep -qiE 'permission[_ ]denied|unavailable|deadline[_ ]exceeded' "$work/stderr"
+  }
 }
+
+is_forbidden() { grep -qiE 'permission[_ ]denied' "$work/stderr"; }
 
 said() { cat "$work/stderr" >&2; }
 
 # A new service account, or a new service, is not known everywhere at once.
-readonly PAUSE_SECONDS=5
+readonly PAUSE_SECONDS=5 TRIES=12
 
 # change_when_known ARGUMENT...: tried again while Google says that a thing which was just made does not exist.
 change_when_known() {
-  local tries=12
+  local tries=$TRIES
   if [ "$dry_run" = yes ]; then
     change "$@"
     return
@@ -139,7 +169,7 @@ parse_arguments() {
       --region) region=$value ;;
       --service) service=$value ;;
       --domain) domain=$value ;;
-      --keys) keys=$value ;;
+      --keys) keys=$(from_caller "$value") ;;
       --wait) wait_seconds=$value ;;
       esac
       ;;
@@ -153,24 +183,24 @@ parse_arguments() {
 # from_env_file NAME: what .env sets it to, or nothing.
 from_env_file() { jq -r --arg name "$1" '.[$name] // ""' <<<"$env_file"; }
 
-# The variables of .env, which is a piece of shell, as it is elsewhere. It is read in a shell of its own with nothing else in
-# its environment, and nothing of it gets into the environment of a process.
+# from_caller PATH: a path that was given in the folder of the caller, as seen from here.
+from_caller() {
+  case $1 in
+  /*) printf '%s\n' "$1" ;;
+  *) if [ "$caller" = "$PWD" ]; then printf '%s\n' "$1"; else printf '%s\n' "$caller/$1"; fi ;;
+  esac
+}
+
+# The settings in .env, which shells read too. It is not run, and nothing of it gets into the environment of a process.
 read_env_file() {
-  local unit=$'\x1f' record=$'\x1e'
-  [ -f .env ] || return 0
-  # shellcheck disable=SC2016 # for the inner shell
-  env_file=$(env -i PATH="$PATH" bash -c '
-    . ./.env >&2 || exit 1
-    for name in $(compgen -v); do
-      case $name in
-      GOOGLE_* | CLOUD_RUN_* | PUBLIC_URL | PLAYGROUND | API_KEY* | MODEL_* | CORS_* | MAX_BODY_* | BODY_* | UPSTREAM_* | THOUGHT_* | SHUTDOWN_*)
-        printf "%s%s%s%s" "$name" "$1" "${!name}" "$2"
-        ;;
-      esac
-    done' read-env "$unit" "$record" |
-    jq -Rs --arg unit "$unit" --arg record "$record" '
-      split($record) | map(select(. != "") | split($unit) | select(.[1] != "") | {(.[0]): .[1]}) | add // {}') ||
-    die '.env is not a file of settings for a shell'
+  local problem
+  [ -e .env ] || [ -L .env ] || return 0
+  if [ -d .env ] || [ ! -r .env ]; then die 'cannot read .env'; fi
+  jq -Rs -f deploy/env.jq .env >"$work/env.json" 2>/dev/null || die 'cannot read .env'
+  problem=$(jq -r '.error // empty' "$work/env.json")
+  [ -z "$problem" ] || die ".env, $problem"
+  env_file=$(jq -c .settings "$work/env.json")
+  alias_settings=$env_file
 }
 
 settle() {
@@ -199,7 +229,8 @@ check_names() {
   [[ $service =~ ^[a-z][a-z0-9-]{1,25}[a-z0-9]$ ]] ||
     die "$service cannot be a service: 3 to 27 lower-case letters, digits and hyphens"
   [ -z "$domain" ] || [[ $domain =~ ^[a-z0-9-]+(\.[a-z0-9-]+)+$ ]] || die "$domain is not a domain; one is ai.example.com"
-  [[ $wait_seconds =~ ^[0-9]+$ ]] || die '--wait takes a number of seconds'
+  [[ $wait_seconds =~ ^[0-9]{1,5}$ ]] || die '--wait takes a number of seconds'
+  wait_seconds=$((10#$wait_seconds))
 }
 
 # start ARGUMENT...: what each script does first. Commands of a dry run go to the standard output, also where a question's
@@ -208,53 +239,12 @@ start() {
   umask 077
   work=$(mktemp -d)
   trap 'rm -rf "$work"' EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' HUP TERM
   exec 3>&1
   parse_arguments "$@"
   need_tools jq
   settle
-}
-
-# check_keys FILE NAME: the form that the gateway wants, as far as it matters here. Says nothing of what is in it.
-check_keys() {
-  local name=$2
-  [ -r "$1" ] || die "cannot read the keys file $1"
-  jq -e 'type == "array" and any(.[]; .enabled != false)
-    and all(.[]; type == "object" and (.id | type == "string")
-      and (.key // .key_sha256 | type == "string" and length >= 20))' \
-    "$1" >/dev/null 2>&1 ||
-    die "$name is not a list of keys, [{\"id\":\"me\",\"key\":\"sk_live_...\",\"enabled\":true}], with one enabled at least"
-  ! jq -r '.[].key // empty' "$1" | grep -q replace_me || die "$name has a key of an example in it"
-}
-
-# choose_keys_file: the keys from --keys or .env, in keys_file; empty where neither has any.
-choose_keys_file() {
-  local in_env_file
-  keys_file=${keys:-$(from_env_file API_KEYS_FILE)}
-  # As .env.example has it, before there are any.
-  [ "$keys_file" != api-keys.json ] || [ -n "$keys" ] || [ -e api-keys.json ] || keys_file=''
-  in_env_file=$(from_env_file API_KEYS_JSON)
-  # As .env.example has it, which is as good as none.
-  case $in_env_file in *'"sk_live_..."'*) in_env_file='' ;; esac
-  if [ -z "$keys_file" ] && [ -n "$in_env_file" ]; then
-    keys_file=$work/api-keys.json
-    printf '%s\n' "$in_env_file" >"$keys_file"
-    check_keys "$keys_file" 'API_KEYS_JSON in .env'
-    return
-  fi
-  if [ -z "$keys_file" ] && [ -f api-keys.json ]; then
-    keys_file=api-keys.json
-  fi
-  [ -z "$keys_file" ] || check_keys "$keys_file" "$keys_file"
-}
-
-# store_version: makes keys_file the newest version of the secret, unless it is that already.
-store_version() {
-  if ask secrets versions access latest "--secret=$secret" "${in_project[@]}" >"$work/stored.json" &&
-    cmp -s "$work/stored.json" "$keys_file"; then
-    say 'the keys are stored already'
-    return
-  fi
-  change secrets versions add "$secret" "--data-file=${keys_file:-api-keys.json}" "${in_project[@]}"
 }
 
 # print_traffic: revision and percent, one line each; the revision LATEST is whichever is ready last.

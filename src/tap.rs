@@ -270,6 +270,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn only_whole_events_are_passed_over() {
+        let mut tap = Tap::new(Heard { only_x: true, ..Heard::default() }, Form::Stream);
+        // The event goes on in the next piece, and there it concerns somebody.
+        for piece in [b"data: 1\n\n", &b"data: 2\n"[..], b"data: x\n\n", b"data: 3\n\n"] {
+            tap.push(piece);
+        }
+        assert_eq!(tap.end().texts, ["2\n x"]);
+    }
+
     proptest! {
         #[test]
         fn pieces_of_any_size_tell_the_same(

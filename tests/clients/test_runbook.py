@@ -1,22 +1,16 @@
-"""The runbook does what it says: each of its examples runs, and each of its commands is one."""
+"""The runbook does what it says: each of its examples runs. Its commands are in test_commands.py."""
 
 import json
-import os
 import re
-import shlex
-import subprocess
-import sys
 
 import pytest
 
-from gateway import HERE, PATIENCE, PROGRAM, ROOT
+from gateway import HERE, PATIENCE, ROOT
 from pages import Session, examples
 
 RUNBOOK = ROOT / "docs/runbook"
 SECTIONS = sorted(RUNBOOK.glob("[0-9]*.md"))
 EXAMPLES = [pytest.param(example, id=example.id) for page in SECTIONS for example in examples(page)]
-# What the gateway fills in, as a reader of this runbook sees it.
-FILLED = {"{{base_url}}": "https://ai.example.com", "{{location}}": "global"}
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>.+?) -->\n)?^```(?P<language>\w+)\n(?P<source>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -103,111 +97,6 @@ def test_excerpt_stands_in_its_file(page, mark, source):
 def test_models_of_pi():
     (shown,) = [source for _, mark, _, source in all_blocks() if mark and mark.startswith("same as pi-sandbox/models.json")]
     assert shown.replace("{{base_url}}/v1", "AI_API_BASE") == read(ROOT / "pi-sandbox/models.json")
-
-
-# Commands.
-
-
-def commands(source):
-    """The commands of a block, as words; comments are none."""
-    for old, new in FILLED.items():
-        source = source.replace(old, new)
-    for line in source.replace("\\\n", " ").splitlines():
-        # $(…) is one word for a shell, and variables are what section 10 sets them to.
-        line = re.sub(r"\$\([^)]*\)", "20260101", line)
-        for name, value in {"PROJECT": "my-project", "REGION": "us-central1", "DOMAIN": "ai.example.com"}.items():
-            line = line.replace(f"${name}", value)
-        words = shlex.split(line, comments=True)
-        if words:
-            yield words
-
-
-COMMANDS = [
-    pytest.param(words, id=f"{page.stem}-{' '.join(words)[:60]}")
-    for page, mark, language, source in all_blocks()
-    if language == "bash" and not (mark or "").startswith("test: ")
-    for words in commands(source)
-]
-
-
-@pytest.fixture
-def fake_gcloud(tmp_path, monkeypatch):
-    monkeypatch.setenv("FAKE_GCLOUD", str(tmp_path))
-    monkeypatch.syspath_prepend(ROOT / "tests/deploy")
-    sys.modules.pop("fake_gcloud", None)
-    import fake_gcloud
-
-    return fake_gcloud
-
-
-def succeeds(command, **environment):
-    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **environment}
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
-
-
-@pytest.mark.parametrize("words", COMMANDS)
-def test_command(words, fake_gcloud, tmp_path):
-    program, *arguments = words
-    match program, arguments:
-        case "gcloud", ["auth", "login"]:
-            pass  # It opens a browser; there is nothing to get wrong.
-        case "gcloud", _:
-            # It refuses a command, a flag or a number of words that it does not know.
-            try:
-                fake_gcloud.parse(arguments)
-            except SystemExit:
-                pytest.fail((tmp_path / "refused").read_text(encoding="utf-8"))
-        case "./deploy.sh" | "./teardown.sh" | "./ops.sh", _:
-            keys = tmp_path / "api-keys.json"
-            keys.write_text('[{"id":"me","key":"sk_live_0123456789abcdef"}]', encoding="utf-8")
-            arguments = [str(keys) if argument == keys.name else argument for argument in arguments]
-            project = [] if "--project" in arguments else ["--project=my-project"]
-            dry_run = [] if "--dry-run" in arguments else ["--dry-run"]
-            arguments = ["my-project" if argument == "your-project" else argument for argument in arguments]
-            assert "gcloud " in succeeds(["bash", program, *arguments, *project, *dry_run], TMPDIR=str(tmp_path))
-        case "ai-proxy", ["keys", action, *_]:
-            keys = tmp_path / "api-keys.json"
-            succeeds([PROGRAM, "keys", "new", "another"], API_KEYS_FILE=str(keys))
-            if action != "new":
-                succeeds([PROGRAM, "keys", "new", "my-laptop"], API_KEYS_FILE=str(keys))
-            said = succeeds([PROGRAM, *arguments], API_KEYS_FILE=str(keys))
-            assert action not in ("new", "rotate") or "sk_live_" in said
-        case "ai-proxy", ["usage", *_]:
-            # A log without a request, and a gcloud that has found none.
-            (tmp_path / "gateway.log").touch()
-            gcloud = tmp_path / "gcloud"
-            gcloud.write_text("#!/bin/sh\necho '[]'\n", encoding="utf-8")
-            gcloud.chmod(0o755)
-            arguments = [str(tmp_path / word) if word == "gateway.log" else word for word in arguments]
-            succeeds([PROGRAM, *arguments], PATH=f"{tmp_path}:{os.environ['PATH']}")
-        case "ai-proxy", ["check", *_] | ["dev"]:
-            # Help comes before anything is run, and after all words have been judged.
-            usage = succeeds([PROGRAM, "--help"])
-            assert f"ai-proxy {' '.join(arguments)} " in usage
-        case "make", [target]:
-            assert re.search(rf"^{target}: ", read(ROOT / "Makefile"), re.MULTILINE)
-        case "python", [script]:
-            assert (ROOT / "agents-harness" / script).is_file()
-        case "cd", [folder]:
-            assert (ROOT / folder).is_dir()
-        case "pip", ["install", "-r", file]:
-            assert (ROOT / "agents-harness" / file).is_file()
-        case "python3", ["-m", "venv", ".venv"]:
-            pass
-        case ".", [".venv/bin/activate"]:
-            pass
-        case "export", assignments:
-            assert all(re.fullmatch(r"(AI_API_BASE=https://ai\.example\.com/v1|API_KEY=sk_live_\.\.\.)", word) for word in assignments)
-        case "ln", ["-s", wrapper, _]:
-            assert (ROOT / wrapper.replace("$PWD/", "")).is_file()
-        case "pi", _:
-            # The wrapper's own commands, or flags that its page's tests have run.
-            known = read(ROOT / "docs/clients/pi.md") + read(ROOT / "pi-sandbox/pi")
-            assert all(word in known for word in arguments)
-        case _:
-            pytest.fail(f"nothing here knows whether this is right: {' '.join(words)}")
 
 
 # What it tells.

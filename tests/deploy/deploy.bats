@@ -21,11 +21,11 @@ setup() { new_world "$BATS_TEST_TMPDIR"; }
     '[["roles/aiplatform.user","serviceAccount:ai-proxy-sa@my-project.iam.gserviceaccount.com"]]' ]
   [ "$(state '.secrets["ai-proxy-api-keys"].bindings | map(.[0])')" = '["roles/secretmanager.secretAccessor"]' ]
   [ "$(state '.secrets["ai-proxy-api-keys"].versions[0] | fromjson | .[0].id')" = '"me"' ]
-  [ "$(state '.services["ai-proxy"].environment')" = \
+  [ "$(state '.services["us-central1/ai-proxy"].environment')" = \
     '{"GOOGLE_CLOUD_PROJECT":"my-project","PUBLIC_URL":"https://ai.example.com","API_KEYS_FILE":"/secrets/api-keys.json"}' ]
-  [ "$(state '.services["ai-proxy"] | [."--timeout", ."--concurrency", ."--memory", ."--max-instances", .secrets]')" = \
+  [ "$(state '.services["us-central1/ai-proxy"] | [."--timeout", ."--concurrency", ."--memory", ."--max-instances", .secrets]')" = \
     '["3600","1000","256Mi","3","/secrets/api-keys.json=ai-proxy-api-keys:latest"]' ]
-  [ "$(state '.mappings')" = '{"ai.example.com":"ai-proxy"}' ]
+  [ "$(state '.mappings')" = '{"us-central1/ai.example.com":"ai-proxy"}' ]
 }
 
 @test "a second run makes a revision and nothing else" {
@@ -112,11 +112,11 @@ one_failure() {
   run deploy --env-keys
   [ "$status" -eq 0 ]
   no_secret_seen "$output"
-  [ "$(state '.services["ai-proxy"].environment.API_KEYS_JSON | fromjson | .[0].id')" = '"me"' ]
+  [ "$(state '.services["us-central1/ai-proxy"].environment.API_KEYS_JSON | fromjson | .[0].id')" = '"me"' ]
   [ "$(state '.secrets')" = '{}' ]
   # And on to Secret Manager.
   deploy
-  [ "$(state '.services["ai-proxy"].environment | has("API_KEYS_JSON")')" = false ]
+  [ "$(state '.services["us-central1/ai-proxy"].environment | has("API_KEYS_JSON")')" = false ]
 }
 
 @test "settings and keys from .env; its gateway settings go along" {
@@ -136,11 +136,11 @@ END
   echo "$output"
   [ "$status" -eq 0 ]
   no_secret_seen "$output"
-  [ "$(state '.services["another-proxy"].environment | keys')" = \
+  [ "$(state '.services["europe-west1/another-proxy"].environment | keys')" = \
     '["API_KEYS_FILE","GOOGLE_CLOUD_PROJECT","MODEL_ALIASES_JSON","MODEL_FLASH_ID","PLAYGROUND","PUBLIC_URL"]' ]
   # The local one makes no sense there.
-  [ "$(state '.services["another-proxy"].environment.PUBLIC_URL')" = '"https://another-proxy-123456789012.europe-west1.run.app"' ]
-  [ "$(state '.services["another-proxy"].environment.MODEL_ALIASES_JSON | fromjson | keys')" = '["gpt-4o","it'"'"'s"]' ]
+  [ "$(state '.services["europe-west1/another-proxy"].environment.PUBLIC_URL')" = '"https://another-proxy-123456789012.europe-west1.run.app"' ]
+  [ "$(state '.services["europe-west1/another-proxy"].environment.MODEL_ALIASES_JSON | fromjson | keys')" = '["gpt-4o","it'"'"'s"]' ]
   [ "$(state '.images[1]')" = '"europe-west1-docker.pkg.dev/my-project/cloud-run-source-deploy/another-proxy"' ]
   [ "$(state '.accounts | keys')" = '["another-proxy-sa@my-project.iam.gserviceaccount.com"]' ]
 }
@@ -149,7 +149,7 @@ END
   echo PUBLIC_URL=https://elsewhere.example >.env
   run deploy
   [ "$status" -eq 0 ]
-  [ "$(state '.services["ai-proxy"].environment.PUBLIC_URL')" = '"https://elsewhere.example"' ]
+  [ "$(state '.services["us-central1/ai-proxy"].environment.PUBLIC_URL')" = '"https://elsewhere.example"' ]
 }
 
 @test "without keys it makes one, for its owner's eyes only, and keeps it" {
@@ -204,18 +204,11 @@ END
   [ "$(state '.secrets["ai-proxy-api-keys"].versions | length')" -eq 1 ]
 }
 
-@test "keys that only the service has are not replaced by new ones" {
-  deploy --env-keys
-  run ./deploy.sh --project my-project --env-keys
-  [ "$status" -eq 1 ]
-  [[ $output == *"give them with --keys FILE"* ]]
-}
-
 @test "keys that the gateway would refuse are refused, unseen" {
   printf '{"id":"me","key":"%s"}' "$CANARY" >../keys.json
   run deploy
   [ "$status" -eq 1 ]
-  [[ $output == *"is not a list of keys"* ]]
+  [[ $output == *"is not a list of keys as the gateway wants it"* ]]
   no_secret_seen "$output"
   printf '[{"id":"me","key":"sk_live_replace_me_by_a_real_one"}]' >../keys.json
   run deploy
@@ -224,27 +217,88 @@ END
   [ "$(state '.apis')" = '[]' ]
 }
 
-@test "an upload with a secret is refused, before anything is made" {
-  local name
-  cp .gcloudignore ../rules 2>/dev/null || cp .gitignore ../rules
-  for name in .env .env.local api-keys.json src/api-keys-old.json src/my-key.json src/tls.pem src/service-account-x.json; do
-    mkdir -p src
-    echo '# nothing of note' >"$name"
-    printf '.git\n.gcloudignore\n' >.gcloudignore
-    run ./deploy.sh --project my-project --keys ../keys.json
-    [ "$status" -eq 1 ]
-    [[ $output == *"refusing to upload"*"$name"* ]]
-    rm "$name"
-  done
-  cp ../keys.json src/notes.txt
-  run deploy
+# refused_upload NAME: whether a deploy of what is here refuses that.
+refused_upload() {
+  run ./deploy.sh --project my-project --keys ../keys.json
+  echo "$1: $output"
   [ "$status" -eq 1 ]
-  [[ $output == *"refusing to upload"*src/notes.txt* ]]
+  [[ $output == *"refusing to upload"*"$1"* ]]
+  [[ $output != *"cargo"* ]]
   no_secret_seen "$output"
-  printf '%s\n' '-----BEGIN PRIVATE KEY-----' >src/notes.txt
-  run deploy
-  [ "$status" -eq 1 ]
+}
+
+@test "an upload with a secret is refused by its name, before anything is made" {
+  local name names
+  # Those of the tests of the image, each of which one entry of the list stands for.
+  names=$("$PYTHON" -c 'import sys; sys.path.insert(0, sys.argv[1]); import support; print("\n".join(support.SECRET_FILES))' \
+    "$REPOSITORY/tests/image" | grep -v /)
+  [ "$(wc -l <<<"$names")" -ge 30 ]
+  printf '.git\n.gcloudignore\n' >.gcloudignore
+  mkdir "src/a b"
+  for name in $names; do
+    echo '# nothing of note' >"src/a b/$name"
+  done
+  echo >.env
+  for name in .ENV Id_RSA TLS.PEM; do echo >"src/$name"; done
+  mkdir src/x.key
+  echo >src/x.key/notes.txt
+  touch -- -my-key.json
+  refused_upload src/.ENV
+  for name in $names; do [[ $output == *"  src/a b/$name"* ]]; done
+  for name in .env src/Id_RSA src/TLS.PEM src/x.key/notes.txt -my-key.json; do [[ $output == *"  $name"* ]]; done
   [ "$(state '.apis')" = '[]' ]
+  # An example is none.
+  rm -rf -- src/* .env src/.[A-Z]* -my-key.json
+  touch src/.env.example src/main.rs
+  deploy
+}
+
+@test "an upload with a secret is refused by what is in it" {
+  local text number=0
+  while IFS= read -r text; do
+    number=$((number + 1))
+    printf 'x\n%s\n' "$text" >"src/a note $number.txt"
+  done <<END
+-----BEGIN PRIVATE KEY-----
+  "private_key": "-----BEGIN PRIVATE KEY-----\\nMIIE
+-----BEGIN RSA PRIVATE KEY-----
+-----BEGIN OPENSSH PRIVATE KEY-----
+-----BEGIN EC PRIVATE KEY-----
+-----BEGIN ENCRYPTED PRIVATE KEY-----
+[{"id":"another","key":"sk_live_$(printf '%043d' 7)"}]
+{"type": "authorized_user", "refresh_token" : "1//x"}
+{"id":"https://acme.example/1","key_pkcs8":"MIGH"}
+$CANARY
+END
+  # What is no text, too.
+  printf '\0\1%s\0' "$OTHER_CANARY" >src/program
+  refused_upload src/program
+  for number in $(seq "$number"); do [[ $output == *"  src/a note $number.txt"* ]]; done
+  [ "$(state '.apis')" = '[]' ]
+  rm src/*
+  # The examples of this repository are none.
+  printf '%s\n' 'sk_live_0123456789abcdef' 'sk_live_...' 'API_KEY=sk_live_replace_me' 'a refresh_token, a PRIVATE KEY' >src/main.rs
+  deploy
+}
+
+@test "an upload of what cannot be judged is refused" {
+  local name
+  mkdir ../elsewhere
+  echo >../elsewhere/id_rsa
+  ln -s ../../elsewhere src/folder
+  refused_upload src/folder
+  rm src/folder
+  ln -s ../../elsewhere/id_rsa src/file.rs
+  refused_upload src/file.rs
+  rm src/file.rs
+  ln -s /nowhere src/nowhere.rs
+  refused_upload src/nowhere.rs
+  rm src/nowhere.rs
+  name=$'src/with\na line break.rs'
+  echo "$OTHER_CANARY" >"$name"
+  refused_upload src/with
+  rm "$name"
+  deploy
 }
 
 @test "the repository's own rules keep secrets out of an upload" {
@@ -318,7 +372,7 @@ END
   change_state '.forbids_all_users = true'
   run deploy
   [ "$status" -eq 0 ]
-  [ "$(state '.services["ai-proxy"].open')" = true ]
+  [ "$(state '.services["us-central1/ai-proxy"].open')" = true ]
   called 'run services update ai-proxy --no-invoker-iam-check'
 }
 
@@ -328,13 +382,13 @@ END
 }
 
 @test "a domain that leads elsewhere stays there" {
-  change_state '.mappings = {"ai.example.com": "another"}'
+  change_state '.mappings = {"us-central1/ai.example.com": "another"}'
   run deploy
   [ "$status" -eq 1 ]
   [[ $output == *"leads to the service another already"* ]]
-  [ "$(state '.mappings')" = '{"ai.example.com":"another"}' ]
+  [ "$(state '.mappings')" = '{"us-central1/ai.example.com":"another"}' ]
   teardown_all
-  [ "$(state '.mappings')" = '{"ai.example.com":"another"}' ]
+  [ "$(state '.mappings')" = '{"us-central1/ai.example.com":"another"}' ]
 }
 
 @test "wrong arguments" {
@@ -410,9 +464,344 @@ END
 
 @test "teardown of a service that shares account and secret with one elsewhere keeps these" {
   deploy
-  change_state '.services.elsewhere = .services["ai-proxy"]'
+  change_state '.services["europe-west1/ai-proxy"] = .services["us-central1/ai-proxy"]'
   run teardown_all
   [ "$status" -eq 0 ]
   [[ $output == *"kept, since another service uses them"* ]]
   [ "$(state '[(.secrets | length), (.accounts | length)]')" = '[1,1]' ]
+}
+
+# with_stored JSON: a project with a service whose secret has these keys, and none of them here.
+with_stored() {
+  deploy >/dev/null 2>&1
+  change_state ".secrets[\"ai-proxy-api-keys\"].versions += [$(jq -Rs . <<<"$1")]"
+  forget_calls
+  # What this test itself has called.
+  rm ../arguments
+}
+versions() { state '.secrets["ai-proxy-api-keys"].versions | length'; }
+
+@test "stored keys are never lost for a question that fails, whichever and how" {
+  local number count message call
+  with_stored "[{\"id\":\"issued\",\"key\":\"$OTHER_CANARY\"}]"
+  cp "$FAKE_GCLOUD/state.json" ../before
+  ./deploy.sh --project my-project --wait 0 || true
+  jq -r 'join(" ")' "$FAKE_GCLOUD/calls.jsonl" >../calls
+  count=0
+  number=0
+  while read -r call; do
+    number=$((number + 1))
+    case $call in secrets*describe* | secrets*access* | run*describe* | iam*describe*) ;; *) continue ;; esac
+    for message in 'PERMISSION_DENIED: Permission denied on resource (or it may not exist).' 'UNAVAILABLE: The service is currently unavailable.'; do
+      cp ../before "$FAKE_GCLOUD/state.json"
+      forget_calls
+      jq -n --argjson at "$number" --arg message "$message" '{$at, $message}' >"$FAKE_GCLOUD/fail.json"
+      run ./deploy.sh --project my-project --wait 0
+      echo "$call: $message: $output"
+      [ ! -e api-keys.json ]
+      # Who may not read the keys may deploy with those that are there.
+      case $call/$message in *' access '*/PERM*) [[ $output == *"the keys stay as they are"* ]] ;; *) [ "$status" -eq 1 ] ;; esac
+      [ "$(versions)" -eq 2 ]
+      no_secret_seen "$output"
+      fail_never
+      count=$((count + 1))
+    done
+  done <../calls
+  [ "$count" -ge 8 ]
+  # And with all well again nothing is lost.
+  run ./deploy.sh --project my-project --wait 0
+  [[ $output == *"the keys stay as they are in the secret ai-proxy-api-keys"* ]]
+  [ ! -e api-keys.json ]
+  [ "$(versions)" -eq 2 ]
+}
+
+@test "an API that is not known everywhere yet is waited for" {
+  cp ../bin/gcloud ../bin/real
+  cat >../bin/gcloud <<END
+#!/bin/sh
+if [ "\$1 \$2" = "secrets versions" ] && mkdir "$BATS_TEST_TMPDIR/early" 2>/dev/null; then
+  echo "ERROR: PERMISSION_DENIED: Secret Manager API has not been used in project 1 before or it is disabled." >&2
+  exit 1
+fi
+exec "$BATS_TEST_TMPDIR/bin/real" "\$@"
+END
+  with_stored "[{\"id\":\"issued\",\"key\":\"$OTHER_CANARY\"}]"
+  rm -rf ../early
+  run ./deploy.sh --project my-project --wait 0
+  [ -d ../early ]
+  [ ! -e api-keys.json ]
+  [ "$(versions)" -eq 2 ]
+}
+
+@test "a stale list here brings no revoked key back, until --keys says so" {
+  with_stored "[{\"id\":\"issued\",\"key\":\"$OTHER_CANARY\"}]"
+  cp ../keys.json api-keys.json
+  run ./deploy.sh --project my-project
+  echo "$output"
+  [ "$status" -eq 1 ]
+  no_secret_seen "$output"
+  [ "$(versions)" -eq 2 ]
+  not called 'run deploy'
+  # The two commands that it gives: the one that fetches, then the one that stores.
+  [[ $output == *"./deploy.sh --project=my-project --region=us-central1 --service=ai-proxy --keys=api-keys.json"* ]]
+  bash -euc "$(sed -n 's/^  \(gcloud secrets versions access .*\)/\1/p' <<<"$output")"
+  [ "$(jq -r '.[0].id' api-keys.json)" = issued ]
+  run ./deploy.sh --project my-project --wait 0
+  [[ $output == *"the keys stay as they are"* ]]
+  cp ../keys.json api-keys.json
+  bash -euc "$(sed -n 's/^  \(.\/deploy.sh .*\)/\1/p' <<<"$(./deploy.sh --project my-project 2>&1)")"
+  [ "$(versions)" -eq 3 ]
+  # The same for what .env names.
+  printf "API_KEYS_JSON='%s'\n" "[{\"id\":\"old\",\"key\":\"$CANARY\"}]" >.env
+  run ./deploy.sh --project my-project
+  [ "$status" -eq 1 ]
+  [[ $output == *"the keys in API_KEYS_JSON are not those in the secret"* ]]
+  [ "$(versions)" -eq 3 ]
+}
+
+@test "the same keys, written otherwise, are the same" {
+  deploy
+  jq . ../keys.json >api-keys.json
+  run ./deploy.sh --project my-project
+  [ "$status" -eq 0 ]
+  [ "$(versions)" -eq 1 ]
+}
+
+@test "a stale list does not replace the keys of a variable either" {
+  deploy --env-keys
+  printf '[{"id":"old","key":"%s"}]' "$OTHER_CANARY" >api-keys.json
+  for flag in --env-keys ''; do
+    # shellcheck disable=SC2086 # a flag or nothing
+    run ./deploy.sh --project my-project $flag
+    [ "$status" -eq 1 ]
+    [[ $output == *"in the variable API_KEYS_JSON of the service ai-proxy"* ]]
+    no_secret_seen "$output"
+  done
+  bash -euc "$(sed -n 's/^  \((umask 077; gcloud run services describe .*\)/\1/p' <<<"$output")"
+  [ "$(jq -r '.[0].id' api-keys.json)" = me ]
+  rm api-keys.json
+  # And they go along into Secret Manager.
+  ./deploy.sh --project my-project
+  [ "$(state '.secrets["ai-proxy-api-keys"].versions[0] | fromjson | .[0].id')" = '"me"' ]
+  [ "$(state '.services["us-central1/ai-proxy"].environment | has("API_KEYS_JSON")')" = false ]
+}
+
+@test "another region has another service" {
+  deploy
+  run ./deploy.sh --project my-project --region europe-west1
+  [ "$status" -eq 0 ]
+  [ "$(state '.services | keys')" = '["europe-west1/ai-proxy","us-central1/ai-proxy"]' ]
+  [ "$(versions)" -eq 1 ]
+  run ./teardown.sh --project my-project --region europe-west1 --yes
+  [ "$status" -eq 0 ]
+  [ "$(state '.services | keys')" = '["us-central1/ai-proxy"]' ]
+  [ "$(state '[(.secrets | length), (.accounts | length)]')" = '[1,1]' ]
+}
+
+@test ".env is read, and nothing of it is run or shown" {
+  local line
+  while IFS= read -r line; do
+    printf 'GOOGLE_CLOUD_PROJECT=my-project\n%s\nPLAYGROUND=on\n' "$line" >.env
+    for flag in '' --dry-run; do
+      # shellcheck disable=SC2086 # a flag or nothing
+      run ./deploy.sh $flag
+      echo "$line: $output"
+      [ "$status" -eq 1 ]
+      [[ $output == "deploy.sh: .env, line 2: "* ]]
+      [[ $line != *=* || $output == *"line 2: ${line%%=*}: "* ]]
+      [[ $output != *secret* && $output != *canary* ]]
+      [ ! -e ran ]
+    done
+  done <<END
+API_KEY=my secret $CANARY
+API_KEYS_JSON=[{"id":"me", "key":"$CANARY"}]
+API_KEYS_JSON=[{"id":"me","key":"$CANARY"}]
+API_KEY=\$(touch ran)
+API_KEY="\$(touch ran)secret"
+API_KEY=\`touch ran\`
+API_KEY=secret;touch ran
+API_KEY=secret&touch ran
+API_KEY=secret>ran
+API_KEY=<(touch ran)
+API_KEY=\${secret:-x}
+API_KEY=\$secret_of_nobody
+API_KEY='secret
+API_KEY="secret
+touch ran secret
+\$(touch ran)
+END
+  [ ! -e "$FAKE_GCLOUD/calls.jsonl" ]
+}
+
+@test "what .env says is what a shell makes of it" {
+  cat >.env <<'END'
+# a comment
+GOOGLE_CLOUD_PROJECT=my-project # another
+
+export MODEL_A_ID=google/a
+  MODEL_B_ID="google/$MODEL_A_ID"
+MODEL_C_ID='it'"'"'s $HOME "quoted" #'
+MODEL_D_ID="a \"b\" \\ \$x \n ${MODEL_A_ID}"
+MODEL_E_ID=$HOME/x
+MODEL_F_ID=~/x
+MODEL_G_ID=a#b\ c
+MODEL_H_ID='two
+lines'
+MODEL_I_ID=""
+MODEL_J_ID=once
+MODEL_J_ID=twice
+MODEL_K_ID=a=b~c
+END
+  for ending in lf crlf; do
+    [ "$ending" = lf ] || { sed 's/$/\r/' .env >crlf && mv crlf .env; }
+    run ./deploy.sh --keys ../keys.json
+    echo "$output"
+    [ "$status" -eq 0 ]
+    [ "$(state '.services["us-central1/ai-proxy"].environment | with_entries(select(.key | startswith("MODEL_"))) | to_entries | map(.value)' | jq -S .)" = \
+      "$(tr -d '\r' <.env >plain && HOME=$HOME bash -c '. ./plain; for name in A B C D E F G H J K; do name=MODEL_${name}_ID; printf "%s\036" "${!name}"; done' | jq -Rs 'split("\u001e")[:-1]')" ]
+  done
+}
+
+@test "every setting of the gateway goes along, or makes no sense there" {
+  local name
+  for name in $(sed -n 's/^# \{0,1\}\([A-Z][A-Z0-9_]*\)=.*/\1/p; s/^\([A-Z][A-Z0-9_]*\)=.*/\1/p' "$REPOSITORY/.env.example"); do
+    case $name in
+    AI_API_BASE | API_KEY | API_KEYS_* | CLOUD_RUN_* | PORT | HOST | TLS_* | ACME_* | HTTP_REDIRECT_PORT | METRICS_PORT | SSL_* | \
+      GOOGLE_APPLICATION_CREDENTIALS | GCE_METADATA_HOST) ;;
+    GOOGLE_CLOUD_PROJECT | PUBLIC_URL) ;;
+    *)
+      echo "$name=x-$name" >>.env
+      echo "$name" >>../names
+      ;;
+    esac
+  done
+  # One that .env.example cannot spell.
+  echo MODEL_X_LOCATION=x-MODEL_X_LOCATION >>.env
+  grep -q THOUGHT_SIGNATURES ../names
+  deploy
+  for name in $(<../names) MODEL_X_LOCATION; do
+    [ "$(state ".services[\"us-central1/ai-proxy\"].environment.$name")" = "\"x-$name\"" ]
+  done
+  [ "$(state '.services["us-central1/ai-proxy"].environment | length')" -eq "$(($(wc -l <../names) + 4))" ]
+}
+
+@test "a flag goes before the environment, that before .env, that before the default" {
+  local flags
+  run ./deploy.sh --dry-run --project my-project
+  [[ $output == *"run deploy ai-proxy "*"--region=us-central1 --project=my-project"* ]]
+  printf '%s\n' GOOGLE_CLOUD_PROJECT=of-file CLOUD_RUN_REGION=europe-west1 CLOUD_RUN_SERVICE=of-file CLOUD_RUN_DOMAIN=file.example.com >.env
+  run ./deploy.sh --dry-run
+  [[ $output == *"run deploy of-file "*"--region=europe-west1 --project=of-file"*"--domain=file.example.com"* ]]
+  export GOOGLE_CLOUD_PROJECT=of-shell CLOUD_RUN_REGION=europe-west2 CLOUD_RUN_SERVICE=of-shell CLOUD_RUN_DOMAIN=shell.example.com
+  run ./deploy.sh --dry-run
+  [[ $output == *"run deploy of-shell "*"--region=europe-west2 --project=of-shell"*"--domain=shell.example.com"* ]]
+  flags='--project of-flag --region europe-west3 --service of-flag --domain flag.example.com'
+  # shellcheck disable=SC2086 # words
+  run ./deploy.sh --dry-run $flags
+  [[ $output == *"run deploy of-flag "*"--region=europe-west3 --project=of-flag"*"--domain=flag.example.com"* ]]
+  unset GOOGLE_CLOUD_PROJECT CLOUD_RUN_REGION CLOUD_RUN_SERVICE CLOUD_RUN_DOMAIN
+  # The same for keys.
+  echo API_KEYS_FILE=of-file.json >.env
+  run ./deploy.sh --project my-project --dry-run
+  [[ $output == *"keys file of-file.json"* ]]
+  API_KEYS_FILE=of-shell.json run ./deploy.sh --project my-project --dry-run
+  [[ $output == *"keys file of-shell.json"* ]]
+  API_KEYS_FILE=of-shell.json run ./deploy.sh --project my-project --dry-run --keys of-flag.json
+  [[ $output == *"keys file of-flag.json"* ]]
+}
+
+@test "paths are those of the caller, wherever that is" {
+  mkdir -p "../else where"
+  cp ../keys.json "../else where/-mine.json"
+  cd "../else where"
+  CDPATH=/ run ../clone/deploy.sh --project my-project --keys -mine.json
+  echo "$output"
+  [ "$status" -eq 0 ]
+  [ "$(versions)" -eq 1 ]
+}
+
+@test "the smoke test takes a key that may be used, and a model that it may use" {
+  local over
+  over=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+  # The gateway of this test knows the last one only.
+  jq -n --arg over "$over" --arg key "$CANARY" '[
+    {id: "off", key: "sk_live_not_this_one_1", enabled: false},
+    {id: "over", key: "sk_live_not_this_one_2", expires_at: $over},
+    {id: "bounded", key: "sk_live_not_this_one_3", rpm: 1},
+    {id: "other", key: "sk_live_not_this_one_4", models: ["pro-preview"]},
+    {id: "me", key: $key}]' >../keys.json
+  run deploy
+  echo "$output"
+  [ "$status" -eq 0 ]
+  [[ $output == *"ok: stream at $URL"* ]]
+  # One that may use another model is tried with that.
+  jq -n --arg key "$CANARY" '[{id: "me", key: $key, models: ["pro-preview"]}]' >../keys.json
+  rm ../arguments
+  run deploy
+  [ "$status" -eq 0 ]
+  /bin/grep -q '"model":"pro-preview"' ../arguments
+  # And where none may be used it says that it stops there.
+  jq -n --arg over "$over" --arg key "$CANARY" '[{id: "over", key: $key, expires_at: $over}]' >../keys.json
+  run deploy
+  [ "$status" -eq 0 ]
+  [[ $output == *"no more than /health"* && $output != *"ok: models"* && $output != *"umask"* ]]
+}
+
+@test "the key gets into .env by what is printed, for its owner's eyes only" {
+  run deploy
+  bash -euc "$(sed -n 's/^  \((umask 077.*\)/\1/p' <<<"$output")"
+  [ "$(stat -c %a .env 2>/dev/null || stat -f %Lp .env)" = 600 ]
+  [ "$(bash -c '. ./.env; echo "$API_KEY"')" = "$CANARY" ]
+  # Also behind a line without an end.
+  printf 'PLAYGROUND=on' >.env
+  bash -euc "$(sed -n 's/^  \((umask 077.*\)/\1/p' <<<"$output")"
+  [ "$(bash -c '. ./.env; echo "$PLAYGROUND $API_KEY"')" = "on $CANARY" ]
+}
+
+@test "nothing is left behind: no file with a key in the folder for temporary ones" {
+  mkdir ../tmp
+  export TMPDIR=$BATS_TEST_TMPDIR/tmp
+  deploy --env-keys
+  run ./deploy.sh --project my-project --keys missing.json
+  [ "$status" -eq 1 ]
+  teardown_all
+  [ -z "$(ls "$TMPDIR")" ]
+  # Nor by a run that is told to stop, at a call that takes long.
+  cp ../bin/gcloud ../bin/real
+  cat >../bin/gcloud <<END
+#!/bin/sh
+case "\$1 \$2" in "run deploy") kill -TERM "\$(cat "$BATS_TEST_TMPDIR/pid")"; exit 1 ;; esac
+exec "$BATS_TEST_TMPDIR/bin/real" "\$@"
+END
+  run bash -c 'echo $$ >../pid; exec ./deploy.sh --project my-project --keys ../keys.json'
+  [ "$status" -eq 143 ]
+  [ -z "$(ls "$TMPDIR")" ]
+}
+
+@test "a number is one, whatever it begins with" {
+  run ./deploy.sh --project my-project --keys ../keys.json --wait 08
+  [ "$status" -eq 0 ]
+  run ./deploy.sh --project my-project --wait 123456
+  [ "$status" -eq 1 ]
+}
+
+@test "teardown keeps the account whose role could not be removed" {
+  deploy
+  fail_always 'projects remove-iam-policy-binding' 'PERMISSION_DENIED: not allowed'
+  run teardown_all
+  [ "$status" -eq 1 ]
+  [[ $output == *"kept until its role is gone"* ]]
+  [ "$(state '.accounts | length')" -eq 1 ]
+  fail_never
+  run teardown_all
+  [ "$status" -eq 0 ]
+  [ "$(state '[(.accounts | length), (.project_bindings | map(select(.[0] == "roles/aiplatform.user")) | length)]')" = '[0,0]' ]
+}
+
+@test "a link to keys that are elsewhere at the moment is not replaced" {
+  ln -s /nowhere/api-keys.json api-keys.json
+  run ./deploy.sh --project my-project
+  [ "$status" -eq 1 ]
+  [[ $output == *"cannot read the keys file api-keys.json"* ]]
+  [ -L api-keys.json ]
 }

@@ -7,8 +7,10 @@ Its folder is $FAKE_GCLOUD:
   fail.json    {"at": N, "after": false, "message": "..."}: the Nth call fails, before or after it has done its work;
                {"match": "run deploy", ...}: every call of that command does
 
-COMMANDS has the flags that the scripts use, as they were found in a real gcloud (Google Cloud SDK 528.0.0), so that a typing
-error is a failure.
+With "mount" in the state, that file is what the newest revision has mounted as its keys.
+
+COMMANDS has the commands and flags that scripts and documents use, as they are in a real gcloud (Google Cloud SDK 528.0.0), so
+that a typing error is a failure. Services and domain mappings are kept by region, as "us-central1/ai-proxy".
 """
 
 import fcntl
@@ -27,6 +29,26 @@ MAPPING = {"--region", "--domain"}
 # Command: how many words after it, flags.
 COMMANDS = {
     "auth list": (0, set()),
+    "auth login": (0, set()),
+    "auth application-default login": (0, set()),
+    "projects create": (1, set()),
+    "billing accounts list": (0, set()),
+    "billing projects link": (1, {"--billing-account"}),
+    "billing budgets create": (
+        0,
+        {"--billing-account", "--display-name", "--budget-amount", "--filter-projects", "--threshold-rule"},
+    ),
+    "domains verify": (1, set()),
+    "iam service-accounts add-iam-policy-binding": (1, BINDING),
+    "run services replace": (1, REGION),
+    "artifacts repositories delete": (1, {"--location"}),
+    "storage rm": (1, {"--recursive"}),
+    "logging metrics create": (1, {"--config-from-file"}),
+    "logging metrics delete": (1, set()),
+    "monitoring policies create": (0, {"--policy-from-file", "--notification-channels"}),
+    "monitoring policies list": (0, set()),
+    "monitoring policies delete": (1, set()),
+    "beta monitoring channels create": (0, {"--display-name", "--type", "--channel-labels"}),
     "projects describe": (1, set()),
     "projects get-iam-policy": (1, set()),
     "projects add-iam-policy-binding": (1, BINDING),
@@ -42,7 +64,7 @@ COMMANDS = {
     "secrets create": (1, {"--replication-policy"}),
     "secrets delete": (1, set()),
     "secrets add-iam-policy-binding": (1, BINDING),
-    "secrets versions access": (1, {"--secret"}),
+    "secrets versions access": (1, {"--secret", "--out-file"}),
     "secrets versions describe": (1, {"--secret"}),
     "secrets versions add": (1, {"--data-file"}),
     "run deploy": (
@@ -69,7 +91,7 @@ COMMANDS = {
 }
 SWITCHES = {
     "--quiet", "--clear-secrets", "--allow-unauthenticated", "--no-use-http2", "--no-invoker-iam-check", "--to-latest",
-    "--delete-tags",
+    "--delete-tags", "--recursive",
 }  # fmt: skip
 
 
@@ -183,6 +205,42 @@ def auth_list(state, words, flags):
     return [{"account": name} for name in state["logged_in"]]
 
 
+def auth_login(state, words, flags):
+    state["logged_in"] = ["someone@example.com"]
+
+
+def auth_application_default_login(state, words, flags):
+    state["application_default"] = True
+
+
+def projects_create(state, words, flags):
+    if words[0] == state["project"]:
+        raise Failure("ALREADY_EXISTS: Requested entity already exists")
+    state["project"], state["billing"] = words[0], False
+
+
+def billing_accounts_list(state, words, flags):
+    return [{"name": "billingAccounts/000000-AAAAAA-111111"}]
+
+
+def billing_projects_link(state, words, flags):
+    projects_describe(state, words, flags)
+    the_billing_account(flags)
+    state["billing"] = True
+
+
+def billing_budgets_create(state, words, flags):
+    the_billing_account(flags)
+    if flags["--filter-projects"] != f"projects/{state['project']}" or not re.fullmatch(r"[\d.]+[A-Z]*", flags["--budget-amount"]):
+        usage("not a budget")
+    state.setdefault("budgets", []).append(flags["--display-name"])
+
+
+def the_billing_account(flags):
+    if flags["--billing-account"] != "000000-AAAAAA-111111":
+        raise Failure("PERMISSION_DENIED: no such billing account")
+
+
 def projects_describe(state, words, flags):
     if words[0] != state["project"]:
         raise Failure("[someone@example.com] does not have permission to access projects instance (or it may not exist)")
@@ -234,6 +292,10 @@ def domains_list_user_verified(state, words, flags):
     return [{"id": name} for name in state["verified"]]
 
 
+def domains_verify(state, words, flags):
+    state["verified"] = sorted({*state["verified"], words[0]})
+
+
 def services_enable(state, words, flags):
     if not state["billing"]:
         raise Failure("FAILED_PRECONDITION: Billing account for project is not found. UREQ_PROJECT_BILLING_NOT_FOUND")
@@ -262,6 +324,11 @@ def iam_service_accounts_create(state, words, flags):
 def iam_service_accounts_delete(state, words, flags):
     iam_service_accounts_describe(state, words, flags)
     del state["accounts"][words[0]]
+
+
+def iam_service_accounts_add_iam_policy_binding(state, words, flags):
+    iam_service_accounts_describe(state, words, flags)
+    bind(state["accounts"][words[0]].setdefault("bindings", []), {"--condition": "None", **flags})
 
 
 # Secrets.
@@ -298,11 +365,15 @@ def secrets_versions_access(state, words, flags):
     versions = the_secret(state, flags["--secret"])["versions"]
     if not versions:
         raise Failure("NOT_FOUND: Secret Version not found")
-    return versions[-1]
+    if "--out-file" not in flags:
+        return versions[-1]
+    with open(os.open(flags["--out-file"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(versions[-1])
+    return None
 
 
 def secrets_versions_describe(state, words, flags):
-    secrets_versions_access(state, words, flags)
+    secrets_versions_access(state, words, {"--secret": flags["--secret"]})
     return {"state": "ENABLED"}
 
 
@@ -313,15 +384,18 @@ def secrets_versions_add(state, words, flags):
 # Cloud Run.
 
 
-def the_service(state, name):
+def the_service(state, name, flags):
     api(state, "run")
-    return one(state["services"], name, f"Service [{name}] could not be found.")
+    return one(state["services"], f"{flags['--region']}/{name}", f"Cannot find service [{name}]")
 
 
-def new_revision(state, name):
-    service = state["services"][name]
+def new_revision(state, name, service):
     state["revisions"] += 1
     service["revisions"].append(f"{name}-{state['revisions']:05d}-abc")
+    if "mount" in state and service["secrets"]:
+        with open(f"{state['mount']}.new", "w", encoding="utf-8") as file:
+            file.write(state["secrets"][service["secrets"].partition("=")[2].partition(":")[0]]["versions"][-1])
+        os.replace(f"{state['mount']}.new", state["mount"])
 
 
 def run_deploy(state, words, flags):
@@ -332,30 +406,60 @@ def run_deploy(state, words, flags):
         raise Failure("PERMISSION_DENIED: Build failed because the default service account is missing required IAM permissions")
     if flags["--source"] != ".":
         usage("another source")
-    account_must_exist(state, "serviceAccount:" + flags["--service-account"])
-    environment = json.loads(contents(flags["--env-vars-file"]))
-    if not all(isinstance(value, str) for value in environment.values()):
+    name = f"{flags['--region']}/{words[0]}"
+    # What is not said stays as it is.
+    service = state["services"].get(name) or {
+        "revisions": [], "pinned": None, "labels": {}, "public": False, "open": False,
+        "environment": {}, "secrets": "", "account": f"{state['number']}-compute@developer.gserviceaccount.com",
+    }  # fmt: skip
+    if "--service-account" in flags:
+        service["account"] = flags["--service-account"]
+        account_must_exist(state, "serviceAccount:" + service["account"])
+    if "--env-vars-file" in flags:
+        service["environment"] = json.loads(contents(flags["--env-vars-file"]))
+    if not all(isinstance(value, str) for value in service["environment"].values()):
         usage("Environment variable values must be strings")
-    mounts = flags.get("--set-secrets", "")
-    if mounts:
-        secret = the_secret(state, mounts.partition("=")[2].partition(":")[0])
-        reader = ["roles/secretmanager.secretAccessor", "serviceAccount:" + flags["--service-account"]]
+    if "--set-secrets" in flags:
+        service["secrets"] = flags["--set-secrets"]
+    if "--clear-secrets" in flags:
+        service["secrets"] = ""
+    if service["secrets"]:
+        secret = the_secret(state, service["secrets"].partition("=")[2].partition(":")[0])
+        reader = ["roles/secretmanager.secretAccessor", "serviceAccount:" + service["account"]]
         if not secret["versions"] or reader not in secret["bindings"]:
             raise Failure("Permission denied on secret")
-    service = state["services"].setdefault(words[0], {"revisions": [], "pinned": None, "labels": {}, "public": False, "open": False})
-    service["environment"], service["secrets"], service["account"] = environment, mounts, flags["--service-account"]
-    for name in ("--timeout", "--concurrency", "--cpu", "--memory", "--min-instances", "--max-instances", "--port", "--startup-probe"):
-        service[name] = flags[name]
+    for flag in ("--timeout", "--concurrency", "--cpu", "--memory", "--min-instances", "--max-instances", "--port", "--startup-probe"):
+        if flag in flags:
+            service[flag] = flags[flag]
     if "--allow-unauthenticated" in flags and not state["forbids_all_users"]:
         service["public"] = True
+    state["services"][name] = service
     image = f"{flags['--region']}-docker.pkg.dev/{state['project']}/cloud-run-source-deploy/{words[0]}"
     if image not in state["images"]:
         state["images"].append(image)
-    new_revision(state, words[0])
+    new_revision(state, words[0], service)
+
+
+def run_services_replace(state, words, flags):
+    """The file has this project's name in the place of PROJECT, and the image is built already."""
+    api(state, "run")
+    text = contents(words[0])
+    found = re.search(r"^kind: Service\nmetadata:\n  name: (\S+)", text, re.MULTILINE)
+    if not found:
+        usage("not a service")
+    account = re.search(r"^ +serviceAccountName: (\S+)", text, re.MULTILINE).group(1)
+    account_must_exist(state, "serviceAccount:" + account)
+    the_secret(state, re.search(r"^ +secretName: (\S+)", text, re.MULTILINE).group(1))
+    service = state["services"].setdefault(
+        f"{flags['--region']}/{found.group(1)}",
+        {"revisions": [], "pinned": None, "labels": {}, "public": False, "open": False, "environment": {}, "secrets": ""},
+    )
+    service["account"] = account
+    new_revision(state, found.group(1), service)
 
 
 def run_services_describe(state, words, flags):
-    service = the_service(state, words[0])
+    service = the_service(state, words[0], flags)
     serving = service["pinned"] or service["revisions"][-1]
     traffic = {"percent": 100, "revisionName": serving}
     if not service["pinned"]:
@@ -370,20 +474,21 @@ def run_services_describe(state, words, flags):
 
 def run_services_list(state, words, flags):
     api(state, "run")
-    return [run_services_describe(state, [name], flags) for name in state["services"]]
+    names = (name.split("/") for name in state["services"])
+    return [run_services_describe(state, [name], {"--region": region}) for region, name in names]
 
 
 def run_services_delete(state, words, flags):
-    the_service(state, words[0])
-    del state["services"][words[0]]
+    the_service(state, words[0], flags)
+    del state["services"][f"{flags['--region']}/{words[0]}"]
 
 
 def run_services_get_iam_policy(state, words, flags):
-    return [{"bindings": {"members": "allUsers"}}] if the_service(state, words[0])["public"] else []
+    return [{"bindings": {"members": "allUsers"}}] if the_service(state, words[0], flags)["public"] else []
 
 
 def run_services_update(state, words, flags):
-    service = the_service(state, words[0])
+    service = the_service(state, words[0], flags)
     if "--no-invoker-iam-check" in flags:
         service["open"] = True
     else:
@@ -392,11 +497,11 @@ def run_services_update(state, words, flags):
             usage("not a label's value")
         service["labels"][name] = value
         service["environment"].update(flags.get("--update-env-vars", {}))
-        new_revision(state, words[0])
+        new_revision(state, words[0], service)
 
 
 def run_services_update_traffic(state, words, flags):
-    service = the_service(state, words[0])
+    service = the_service(state, words[0], flags)
     if "--to-latest" in flags:
         service["pinned"] = None
         return
@@ -407,7 +512,7 @@ def run_services_update_traffic(state, words, flags):
 
 
 def run_revisions_list(state, words, flags):
-    revisions = the_service(state, flags["--service"])["revisions"]
+    revisions = the_service(state, flags["--service"], flags)["revisions"]
     if flags["--sort-by"] != "~metadata.creationTimestamp":
         usage("another order")
     return [{"metadata": {"name": name, "creationTimestamp": "2030-01-01"}} for name in reversed(revisions)]
@@ -415,12 +520,14 @@ def run_revisions_list(state, words, flags):
 
 def beta_run_domain_mappings_list(state, words, flags):
     api(state, "run")
-    return [beta_run_domain_mappings_describe(state, [], {"--domain": name}) for name in state["mappings"]]
+    names = (name.split("/") for name in state["mappings"])
+    found = ({"--domain": name, "--region": region} for region, name in names if region == flags["--region"])
+    return [beta_run_domain_mappings_describe(state, [], one) for one in found]
 
 
 def beta_run_domain_mappings_describe(state, words, flags):
     name = flags["--domain"]
-    route = one(state["mappings"], name, f"Cannot find domain mapping for {name}")
+    route = one(state["mappings"], f"{flags['--region']}/{name}", f"Cannot find domain mapping for [{name}]")
     return {
         "metadata": {"name": name},
         "spec": {"routeName": route},
@@ -435,15 +542,16 @@ def beta_run_domain_mappings_describe(state, words, flags):
 
 
 def beta_run_domain_mappings_create(state, words, flags):
-    the_service(state, flags["--service"])
-    if flags["--domain"] in state["mappings"]:
+    the_service(state, flags["--service"], flags)
+    # A domain leads to one place in the world.
+    if any(name.endswith("/" + flags["--domain"]) for name in state["mappings"]):
         raise Failure("This domain is already being used as a mapping elsewhere.")
-    state["mappings"][flags["--domain"]] = flags["--service"]
+    state["mappings"][f"{flags['--region']}/{flags['--domain']}"] = flags["--service"]
 
 
 def beta_run_domain_mappings_delete(state, words, flags):
     beta_run_domain_mappings_describe(state, words, flags)
-    del state["mappings"][flags["--domain"]]
+    del state["mappings"][f"{flags['--region']}/{flags['--domain']}"]
 
 
 # The rest.
@@ -453,6 +561,40 @@ def artifacts_docker_images_delete(state, words, flags):
     if words[0] not in state["images"]:
         raise Failure("NOT_FOUND: Package not found")
     state["images"].remove(words[0])
+
+
+def artifacts_repositories_delete(state, words, flags):
+    prefix = f"{flags['--location']}-docker.pkg.dev/{state['project']}/{words[0]}/"
+    state["images"] = [image for image in state["images"] if not image.startswith(prefix)]
+
+
+def storage_rm(state, words, flags):
+    if not words[0].startswith("gs://"):
+        usage("not a URL of a bucket")
+
+
+def logging_metrics_create(state, words, flags):
+    state.setdefault("metrics", []).append(words[0])
+
+
+def logging_metrics_delete(state, words, flags):
+    state.setdefault("metrics", []).remove(words[0])
+
+
+def monitoring_policies_create(state, words, flags):
+    state.setdefault("policies", []).append(flags["--notification-channels"])
+
+
+def monitoring_policies_list(state, words, flags):
+    return [{"name": name} for name in state.get("policies", [])]
+
+
+def monitoring_policies_delete(state, words, flags):
+    state.setdefault("policies", []).remove(words[0])
+
+
+def beta_monitoring_channels_create(state, words, flags):
+    return {"name": f"projects/{state['project']}/notificationChannels/1"}
 
 
 def logging_read(state, words, flags):
@@ -467,8 +609,9 @@ def meta_list_files_for_upload(state, words, flags):
     rules = ".gcloudignore" if os.path.exists(".gcloudignore") else ".gitignore"
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "init", "--quiet", "--bare", folder], check=True)
-        command = ["git", f"--git-dir={folder}", "--work-tree=.", "ls-files", "--others", f"--exclude-from={rules}"]
-        return subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
+        command = ["git", f"--git-dir={folder}", "--work-tree=.", "ls-files", "-z", "--others", f"--exclude-from={rules}"]
+        # A name with a line break in it becomes two lines.
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout.replace("\0", "\n")
 
 
 if __name__ == "__main__":

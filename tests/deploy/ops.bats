@@ -41,20 +41,20 @@ setup() {
   deploy
   run ops rollback
   [ "$status" -eq 0 ]
-  [ "$(state '.services["ai-proxy"].pinned')" = '"ai-proxy-00002-abc"' ]
+  [ "$(state '.services["us-central1/ai-proxy"].pinned')" = '"ai-proxy-00002-abc"' ]
   ops rollback
-  [ "$(state '.services["ai-proxy"].pinned')" = '"ai-proxy-00001-abc"' ]
+  [ "$(state '.services["us-central1/ai-proxy"].pinned')" = '"ai-proxy-00001-abc"' ]
   ops rollback ai-proxy-00003-abc
-  [ "$(state '.services["ai-proxy"].pinned')" = '"ai-proxy-00003-abc"' ]
+  [ "$(state '.services["us-central1/ai-proxy"].pinned')" = '"ai-proxy-00003-abc"' ]
   ops latest
-  [ "$(state '.services["ai-proxy"].pinned')" = null ]
+  [ "$(state '.services["us-central1/ai-proxy"].pinned')" = null ]
 }
 
 @test "a deploy after a rollback serves the new revision" {
   deploy
   ops rollback
   deploy
-  [ "$(state '.services["ai-proxy"].pinned')" = null ]
+  [ "$(state '.services["us-central1/ai-proxy"].pinned')" = null ]
 }
 
 @test "cert" {
@@ -74,12 +74,12 @@ setup() {
   [ "$status" -eq 0 ]
   no_secret_seen "$output"
   [ "$(state '.secrets["ai-proxy-api-keys"].versions | map(fromjson[0].id)')" = '["me","you"]' ]
-  [ "$(state '.services["ai-proxy"].revisions | length')" -eq 2 ]
+  [ "$(state '.services["us-central1/ai-proxy"].revisions | length')" -eq 2 ]
   not called 'run deploy'
   # Again, as after a failure between the two: the version is there, the revision is made.
   ops keys ../other.json
   [ "$(state '.secrets["ai-proxy-api-keys"].versions | length')" -eq 2 ]
-  [ "$(state '.services["ai-proxy"].revisions | length')" -eq 3 ]
+  [ "$(state '.services["us-central1/ai-proxy"].revisions | length')" -eq 3 ]
 }
 
 @test "other keys in an environment variable, in a file of flags" {
@@ -88,8 +88,8 @@ setup() {
   run ops keys ../other.json
   [ "$status" -eq 0 ]
   no_secret_seen "$output"
-  [ "$(state '.services["ai-proxy"].environment.API_KEYS_JSON | fromjson | map(.id)')" = '["you"]' ]
-  [ "$(state '.services["ai-proxy"].environment.GOOGLE_CLOUD_PROJECT')" = '"my-project"' ]
+  [ "$(state '.services["us-central1/ai-proxy"].environment.API_KEYS_JSON | fromjson | map(.id)')" = '["you"]' ]
+  [ "$(state '.services["us-central1/ai-proxy"].environment.GOOGLE_CLOUD_PROJECT')" = '"my-project"' ]
 }
 
 @test "other keys while traffic is elsewhere: it says who keeps the old ones" {
@@ -110,7 +110,36 @@ setup() {
   [ ! -e "$FAKE_GCLOUD/calls.jsonl" ]
 }
 
-@test "no command, an unknown one" {
+@test "keys that the gateway would refuse are not stored, unseen" {
+  local list
+  for list in "[{\"id\":\"you\",\"key\":\"$OTHER_CANARY\",\"note\":1}]" "[{\"id\":\"\",\"key\":\"$OTHER_CANARY\"}]" \
+    "[{\"id\":\"you\",\"key\":\"$OTHER_CANARY x\"}]" "[{\"id\":\"you\",\"key\":\"$OTHER_CANARY\",\"enabled\":\"no\"}]" \
+    "[{\"id\":\"you\",\"key\":\"$OTHER_CANARY\",\"models\":[\"unknown\"]}]"; do
+    printf '%s' "$list" >../other.json
+    run ops keys ../other.json
+    echo "$output"
+    [ "$status" -eq 1 ]
+    [[ $output == *"entry 1: "* ]]
+    no_secret_seen "$output"
+  done
+  [ "$(state '.secrets["ai-proxy-api-keys"].versions | length')" -eq 1 ]
+}
+
+@test "an alias that the service has may stand in its keys" {
+  change_state '.services["us-central1/ai-proxy"].environment.MODEL_FLASH_LITE_ID = "google/gemini-2.5-flash-lite"'
+  printf '[{"id":"you","key":"%s","models":["flash-lite"]}]' "$OTHER_CANARY" >../other.json
+  ops keys ../other.json
+  [ "$(state '.secrets["ai-proxy-api-keys"].versions | length')" -eq 2 ]
+}
+
+@test "no command, an unknown one, a word too many" {
+  local words
+  for words in 'status extra junk' 'status extra' 'latest x' 'cert x' 'revisions x' 'logs 5 6' 'rollback a b' 'keys a b'; do
+    # shellcheck disable=SC2086 # words
+    run ops $words
+    [ "$status" -eq 1 ]
+    [[ $output == *"what is "* ]]
+  done
   run ops
   [ "$status" -eq 2 ]
   run ops dance

@@ -34,7 +34,7 @@ new_world() {
   mkdir -p "$1/clone/deploy" "$1/clone/src" "$1/bin" "$1/gcloud"
   cd "$1/clone" || return
   cp "$REPOSITORY"/{deploy,teardown,ops}.sh .
-  cp "$REPOSITORY/deploy/common.sh" deploy
+  cp "$REPOSITORY"/deploy/*.{sh,jq} deploy
   cp "$REPOSITORY/.gitignore" .
   [ ! -f "$REPOSITORY/.gcloudignore" ] || cp "$REPOSITORY/.gcloudignore" .
   touch Dockerfile Cargo.toml
@@ -55,7 +55,7 @@ new_world() {
   recorder "$1" grep
   chmod +x "$1"/bin/*
   PATH=$1/bin:$PATH
-  unset GOOGLE_CLOUD_PROJECT CLOUD_RUN_REGION CLOUD_RUN_SERVICE CLOUD_RUN_DOMAIN
+  unset GOOGLE_CLOUD_PROJECT CLOUD_RUN_REGION CLOUD_RUN_SERVICE CLOUD_RUN_DOMAIN API_KEYS_FILE API_KEYS_JSON
 }
 
 # recorder FOLDER PROGRAM: the program, with its arguments noted down.

@@ -1,5 +1,6 @@
 """No secret leaves the machine: not to an engine, not to Cloud Build, not into git."""
 
+import fnmatch
 import os
 import shutil
 import subprocess
@@ -7,7 +8,7 @@ import tarfile
 import tempfile
 import unittest
 
-from support import ROOT, Tree, docker, needs_engine
+from support import ROOT, SECRET_FILES, Tree, docker, needs_engine
 
 
 def git(*arguments, cwd):
@@ -79,6 +80,37 @@ class Uploads(unittest.TestCase):
         files = {name for name in files if not name.startswith((".dockerenv", "dev/", "etc/", "proc/", "sys/"))}
         # The two that steer a build may come along.
         self.assertEqual(files - {".dockerignore", everything.name}, self.tree.source())
+
+
+def listed_secrets(name):
+    """The names of secrets in one of the lists, in their order."""
+    lines = (ROOT / name).read_text(encoding="utf-8").split("# Secrets", 1)[1].splitlines()[1:]
+    # What is built comes behind them.
+    built = (".git", ".venv", "__pycache__", "node_modules", "target")
+    patterns = [line.removeprefix("**/") for line in lines]
+    return [pattern for pattern in patterns if pattern not in built and pattern != "!.env.example"]
+
+
+class Lists(unittest.TestCase):
+    def test_the_lists_are_equal(self):
+        words = ["bash", "-euc", '. deploy/upload.sh; printf "%s\\n" "${SECRET_NAMES[@]}"']
+        of_script = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        self.assertGreater(len(of_script), 20)
+        for name in (".gitignore", ".dockerignore", ".gcloudignore"):
+            with self.subTest(name):
+                self.assertEqual(listed_secrets(name), of_script)
+
+    def test_a_list_that_lacks_a_name_is_noticed(self):
+        patterns = listed_secrets(".gitignore")
+        for pattern in patterns:
+            # One of the files is covered by this one alone.
+            others = [other for other in patterns if other != pattern]
+            alone = [
+                file
+                for file in SECRET_FILES
+                if fnmatch.fnmatchcase(file, pattern) and not any(fnmatch.fnmatchcase(file, other) for other in others)
+            ]
+            self.assertTrue(alone, pattern)
 
 
 class ThisTree(unittest.TestCase):
