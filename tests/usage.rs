@@ -19,23 +19,20 @@ const TOKENS: [&str; 4] = ["prompt_tokens", "cached_tokens", "completion_tokens"
 
 /// Runs `usage` with a log on stdin.
 fn usage(arguments: &[&str], log: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ai-proxy"))
-        .arg("usage")
-        .args(arguments)
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ai-proxy"));
+    command.arg("usage").args(arguments).env_clear();
+    with_input(command, log, 1)
+}
+
+/// Runs a command with a text on stdin, so many times.
+fn with_input(mut command: Command, text: &str, times: u64) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
     let mut stdin = child.stdin.take().expect("a pipe");
-    let output = std::thread::scope(|scope| {
-        scope.spawn(move || stdin.write_all(log.as_bytes()));
+    std::thread::scope(|scope| {
+        scope.spawn(move || (0..times).try_for_each(|_| stdin.write_all(text.as_bytes())));
         child.wait_with_output().expect("the binary ends")
-    });
-    assert_kept(&output.stdout, "stdout of usage");
-    assert_kept(&output.stderr, "stderr of usage");
-    output
+    })
 }
 
 #[track_caller]
@@ -170,19 +167,9 @@ fn the_sums_agree_to_the_token_with_what_clients_got_in_a_million_lines_too() {
 fn usage_of_many(log: &str, times: u64) -> Value {
     // Less memory than the log has bytes.
     let limited = format!("ulimit -v 400000; exec {} usage --json", env!("CARGO_BIN_EXE_ai-proxy"));
-    let mut child = Command::new("sh")
-        .args(["-c", &limited])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    let output = std::thread::scope(|scope| {
-        scope.spawn(move || (0..times).try_for_each(|_| stdin.write_all(log.as_bytes())));
-        child.wait_with_output().expect("the binary ends")
-    });
-    report(&output)
+    let mut command = Command::new("sh");
+    command.args(["-c", &limited]);
+    report(&with_input(command, log, times))
 }
 
 #[test]
