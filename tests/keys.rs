@@ -142,6 +142,7 @@ fn fields_that_make_no_sense_are_told_at_start() {
         ("rpm", json!(0)),
         ("max_concurrent", json!(-1)),
         ("tokens_per_day", json!(1.5)),
+        ("tokens_if_unknown", json!(5)),
         ("tokens_per_minute", json!(1)),
     ] {
         let entries = json!([{"id": "canary", "key": format!("{KEY}-canary"), field: value}]).to_string();
@@ -249,9 +250,15 @@ fn what_was_done_outlives_a_reload() {
     mount.put(&limited(3));
     gateway.wait_for_message(IN_USE, 0);
     assert_eq!([gateway.chat(CHAT).status, gateway.chat(CHAT).status], [200, 429], "one more than before");
-    // Another key of the id does not begin anew either.
-    mount.put(&json!([{"id": "tester", "key": SECOND_KEY, "rpm": 3}]).to_string());
+    // Nor is anything forgotten while the limit is a lower one.
+    mount.put(&limited(1));
     gateway.wait_for_message(IN_USE, 1);
+    mount.put(&limited(4));
+    gateway.wait_for_message(IN_USE, 2);
+    assert_eq!([gateway.chat(CHAT).status, gateway.chat(CHAT).status], [200, 429], "one more than before");
+    // Another key of the id does not begin anew either.
+    mount.put(&json!([{"id": "tester", "key": SECOND_KEY, "rpm": 4}]).to_string());
+    gateway.wait_for_message(IN_USE, 3);
     let request = Request::new("POST", CHAT_PATH).key(SECOND_KEY).body(CHAT);
     gateway.request(&request).assert_error(429, "rate_limit_exceeded");
 }

@@ -6,10 +6,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::Output;
 use std::thread;
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use support::{CHAT, DISABLED_KEY, Gateway, KEY, Request, SECOND_KEY, Upstream, run, run_with_input, show};
+use support::{CHAT, DEADLINE, DISABLED_KEY, Gateway, KEY, Request, SECOND_KEY, Upstream, run, run_with_input, show};
 use tempfile::TempDir;
 
 fn sha256(text: &str) -> String {
@@ -91,7 +92,10 @@ fn key_in(told: &str) -> String {
 fn a_new_key_is_shown_once_and_only_its_digest_is_kept() {
     let desk = Desk::empty();
     let options = ["--expires", "90d", "--models=flash,pro-preview", "--rpm", "60", "--max-concurrent=4"];
-    let told = desk.does(&[&["new", "ci"][..], &options, &["--tokens-per-day", "1000000"]].concat());
+    let told = desk.does(
+        &[&["new", "ci"][..], &options, &["--tokens-per-day", "1000000", "--tokens-if-unknown=9", "--metrics"]]
+            .concat(),
+    );
     let key = key_in(&told);
     assert_eq!(fs::metadata(desk.file()).expect("a file").mode() & 0o777, 0o600);
     assert!(!desk.text().contains(&key));
@@ -104,7 +108,7 @@ fn a_new_key_is_shown_once_and_only_its_digest_is_kept() {
     assert_eq!(
         rest,
         json!({"id": "ci", "key_sha256": sha256(&key), "enabled": true, "models": ["flash", "pro-preview"],
-            "rpm": 60, "max_concurrent": 4, "tokens_per_day": 1_000_000})
+            "metrics": true, "rpm": 60, "max_concurrent": 4, "tokens_per_day": 1_000_000, "tokens_if_unknown": 9})
     );
     // The gateway takes it.
     let upstream = Upstream::queued();
@@ -240,7 +244,8 @@ fn prune_removes_what_is_over_and_never_all() {
 fn a_list_shows_no_key_and_draws_nothing() {
     let desk = Desk::with(
         &json!([
-            {"id": "a", "key": KEY, "rpm": 5, "max_concurrent": 6, "tokens_per_day": 7, "models": ["flash"]},
+            {"id": "a", "key": KEY, "rpm": 5, "max_concurrent": 6, "tokens_per_day": 7, "tokens_if_unknown": 8,
+                "models": ["flash"], "metrics": true},
             {"id": "evil \u{202e}id", "key_sha256": sha256(SECOND_KEY), "expires_at": "2020-01-01T00:00:00Z"},
             {"id": "c", "key": DISABLED_KEY, "enabled": false},
         ])
@@ -249,12 +254,62 @@ fn a_list_shows_no_key_and_draws_nothing() {
     let told = desk.does(&["list"]);
     let rows: Vec<Vec<&str>> =
         told.lines().map(|line| line.split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect()).collect();
-    assert_eq!(rows[0], ["ID", "STATE", "SHA-256", "STORED", "EXPIRES", "RPM", "CONCURRENT", "TOKENS/DAY", "MODELS"]);
-    assert_eq!(rows[1], ["a", "enabled", &sha256(KEY)[..8], "key", "-", "5", "6", "7", "flash"]);
+    let limits = ["RPM", "CONCURRENT", "TOKENS/DAY", "IF UNKNOWN"];
+    let head = [&["ID", "STATE", "SHA-256", "STORED", "EXPIRES"][..], &limits, &["METRICS", "MODELS"]].concat();
+    assert_eq!(rows[0], head);
+    assert_eq!(rows[1], ["a", "enabled", &sha256(KEY)[..8], "key", "-", "5", "6", "7", "8", "yes", "flash"]);
     let second = ["\"evil \\u{202e}id\"", "expired", &sha256(SECOND_KEY)[..8], "digest", "2020-01-01T00:00:00Z"];
     assert_eq!(rows[2][..5], second);
     assert_eq!(rows[3][1], "disabled");
     assert!(!told.contains("sk_live_") && !told.contains(&sha256(SECOND_KEY)));
+    // The same for programs.
+    let told = desk.does(&["list", "--json"]);
+    assert!(!told.contains("sk_live_") && !told.contains(&sha256(SECOND_KEY)));
+    let entry = |id: &str, state: &str, key: &str, stored: &str| {
+        json!({"id": id, "state": state, "sha256": &sha256(key)[..8], "stored": stored, "expires_at": null, "models": null,
+            "metrics": false, "rpm": null, "max_concurrent": null, "tokens_per_day": null, "tokens_if_unknown": null})
+    };
+    let mut expected = [
+        entry("a", "enabled", KEY, "key"),
+        entry("evil \u{202e}id", "expired", SECOND_KEY, "digest"),
+        entry("c", "disabled", DISABLED_KEY, "key"),
+    ];
+    for (field, value) in [("rpm", 5), ("max_concurrent", 6), ("tokens_per_day", 7), ("tokens_if_unknown", 8)] {
+        expected[0][field] = value.into();
+    }
+    (expected[0]["models"], expected[0]["metrics"]) = (json!(["flash"]), true.into());
+    expected[1]["expires_at"] = "2020-01-01T00:00:00Z".into();
+    assert_eq!(serde_json::from_str::<Value>(&told).expect("JSON"), Value::from(expected.to_vec()));
+}
+
+#[test]
+fn a_long_list_is_changed_in_a_moment() {
+    const ENTRIES: usize = 20_000;
+    let key = |number: usize| format!("sk_live_{number:032}");
+    let entries = (0..ENTRIES)
+        .map(|number| json!({"id": format!("id-{number}"), "key": key(number), "enabled": number % 2 == 0}));
+    let desk = Desk::with(&entries.collect::<Value>().to_string());
+    let began = Instant::now();
+    assert!(desk.does(&["hash"]).starts_with(&format!("{ENTRIES} keys are")));
+    let entries = desk.entries();
+    assert!((0..ENTRIES).all(|number| entries[number]["key_sha256"] == sha256(&key(number))));
+    desk.does(&["prune"]);
+    let left: Vec<Value> = entries.into_iter().step_by(2).collect();
+    assert_eq!(desk.entries(), left);
+    assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_key_in_the_place_of_an_id_goes_nowhere() {
+    let desk = team();
+    for action in ["new", "hash", "disable", "enable", "rotate"] {
+        let said = desk.refuses(&[action, "sk_live_canary_0123456789abcdef"], 2);
+        assert!(said.contains("looks like a key") && !said.contains("canary"), "{action}: {said}");
+    }
+    // Nor in a list that somebody writes.
+    let twice = json!([{"id": "a", "key": KEY}, {"id": KEY, "key": SECOND_KEY}]).to_string();
+    let said = Desk::with(&twice).refuses(&["list"], 64);
+    assert!(said.contains("entry 2: 'id' is a key of the list") && !said.contains(KEY), "{said}");
 }
 
 #[test]
@@ -266,6 +321,10 @@ fn keys_become_digests() {
     assert!(desk.does(&["hash"]).starts_with("2 keys are"));
     assert!(!desk.text().contains("sk_live_"));
     assert!(desk.does(&["hash"]).starts_with("0 keys are"));
+    assert!(desk.refuses(&["hash", "nobody"], 1).contains("no entry with the id nobody"));
+    let nowhere = run(&["keys", "hash", "b"], &[]);
+    assert_eq!(nowhere.status.code(), Some(2));
+    assert!(show(&nowhere.stderr).contains("which file?"), "{}", show(&nowhere.stderr));
 
     let hash = |input: &str| run_with_input(&["keys", "hash"], &[], input);
     for input in [KEY.to_owned(), format!("{KEY}\n"), format!("  {KEY}\r\nmore\n")] {
@@ -315,6 +374,8 @@ fn a_file_that_is_no_list_is_never_touched() {
             assert!(said.contains("api-keys.json: ") && !said.contains("canary"), "{words:?}: {said}");
         }
     }
+    let marked = Desk::with(&format!("\u{feff}[{{\"id\":\"a\",\"key\":\"{KEY}\"}}]"));
+    assert!(marked.refuses(&["list"], 64).contains("byte order mark"));
     let desk = Desk::empty();
     for words in [&["list"][..], &["hash"], &["disable", "a"], &["prune"]] {
         assert!(desk.refuses(words, 1).contains("entity not found"), "{words:?}");
@@ -335,6 +396,7 @@ fn words_that_would_break_the_list_are_refused() {
         &["new", "x", "--models", "flash,flash"],
         &["new", "x", "--expires", "2030-01-01"],
         &["new", "x", "--tokens-per-day", "99999999999999999999"],
+        &["new", "x", "--tokens-if-unknown", "5"],
         &["rotate", "a", "--overlap", "soon"],
         &["list", "--rpm", "5"],
     ] {

@@ -256,6 +256,54 @@ fn tokens_of_a_day_are_counted_as_upstream_tells_them() {
 }
 
 #[test]
+fn an_answer_of_unknown_usage_counts_as_its_owner_says() {
+    let upstream = Upstream::queued();
+    let limits = json!({"tokens_per_day": 1000, "tokens_if_unknown": 300});
+    let gateway = gateway(&upstream, &[limits, json!({"id": "other", "tokens_per_day": 1000})]);
+    // Judged once the log line of what came before has been written.
+    let left = |key: &str, lines: usize| {
+        gateway.wait_for_access(lines - 1);
+        let answer = gateway.request(&chat_with(key).body(r#"{"model":"nope"}"#));
+        gateway.wait_for_access(lines);
+        answer.header("x-ratelimit-remaining-tokens").unwrap_or_default().to_owned()
+    };
+    // The client goes before the usage has come, which would cost nothing otherwise.
+    let gate = Gate::new();
+    let held = gate.clone();
+    upstream.then(move |exchange| {
+        exchange.sse_head();
+        exchange.chunk("data: {\"choices\":[]}\n\n");
+        held.wait();
+        exchange.close();
+    });
+    let mut client = gateway.client();
+    client.send(Request::chat(CHAT_STREAM).bytes());
+    client.head();
+    client.expect_body("data: {\"choices\":[]}\n\n");
+    drop(client);
+    assert_eq!(left(KEY, 1), "700");
+    gate.open();
+    // One that was told costs what was told, and what is refused nothing.
+    upstream.then(|exchange| exchange.json(json!({ "usage": usage(10, 10, 10) }).to_string()));
+    assert_eq!(gateway.chat(CHAT).status, 200);
+    assert_eq!(left(KEY, 3), "670");
+    upstream.then(|exchange| exchange.answer("400 Bad Request", "content-type: application/json\r\n", "{}"));
+    assert_eq!(gateway.chat(CHAT).status, 400);
+    assert_eq!(left(KEY, 5), "670");
+    // An answer without usage, to its end.
+    assert_eq!(gateway.chat(CHAT).status, 200);
+    assert_eq!(left(KEY, 7), "370");
+    // Where nothing is said, nothing is counted.
+    assert_eq!(gateway.request(&chat_with(SECOND_KEY)).status, 200);
+    assert_eq!(left(SECOND_KEY, 9), "1000");
+    // No count is made up for the log.
+    let lines = gateway.lines();
+    let told = lines.iter().filter(|line| line.contains("\"prompt_tokens\":10"));
+    assert_eq!(told.count(), 1);
+    assert!(!lines.iter().any(|line| line.contains("_tokens\":300")));
+}
+
+#[test]
 fn a_stream_that_nobody_reads_to_its_end_costs_what_it_had_told() {
     let upstream = Upstream::queued();
     let gateway = gateway(&upstream, &[json!({"tokens_per_day": 10})]);

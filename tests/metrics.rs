@@ -1,7 +1,7 @@
 //! `/metrics`: off unless asked for, in Prometheus' text, and right to the request and to the token.
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use serde_json::json;
@@ -40,7 +40,73 @@ fn metrics_port(gateway: &Gateway) -> SocketAddr {
 fn scrape(address: SocketAddr) -> BTreeMap<String, f64> {
     let answer = Client::connect(address).request(&Request::get("/metrics"));
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain; version=0.0.4; charset=utf-8")));
-    samples(std::str::from_utf8(&answer.body).expect("text"))
+    let page = std::str::from_utf8(&answer.body).expect("text");
+    judge(page);
+    samples(page)
+}
+
+/// What `promtool check metrics` would say of a page: its grammar, and what it complains about besides.
+#[track_caller]
+fn judge(page: &str) {
+    assert!(page.ends_with('\n'), "the last line has an end");
+    let is_name = |text: &str| {
+        text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+            && text.starts_with(|c: char| c.is_ascii_lowercase())
+    };
+    let mut families = BTreeSet::new();
+    let (mut family, mut kind, mut helped) = ("", "", "");
+    // The buckets of the histogram under way: its other labels, and the last bound and count.
+    let mut buckets: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+    for line in page.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            let (name, text) = help.split_once(' ').expect("a text");
+            assert!(is_name(name) && !text.contains('\\') && text.ends_with('.'), "{line}");
+            helped = name;
+        } else if let Some(told) = line.strip_prefix("# TYPE ") {
+            (family, kind) = told.split_once(' ').expect("a type");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(family == helped && families.insert(family), "{line}: a family stands once, with its help");
+            assert_eq!(kind == "counter", family.ends_with("_total"), "{line}");
+            buckets.clear();
+        } else {
+            let (name, rest) = line.split_at(line.find(['{', ' ']).expect("a value"));
+            let (labels, value) = match rest.strip_prefix('{') {
+                Some(rest) => rest.rsplit_once("} ").expect("an end of labels"),
+                None => ("", &rest[1..]),
+            };
+            let value: f64 = value.parse().expect("a number");
+            assert!(value >= 0.0 && value.is_finite(), "{line}");
+            let suffix = name.strip_prefix(family).unwrap_or_else(|| panic!("{line} is of another family"));
+            assert_eq!(kind == "histogram", ["_bucket", "_sum", "_count"].contains(&suffix), "{line}");
+            assert!(suffix.is_empty() || kind == "histogram", "{line}");
+            let mut names = BTreeSet::new();
+            let mut rest = labels;
+            let mut bound = None;
+            while !rest.is_empty() {
+                let (label, after) = rest.split_once("=\"").expect("a label");
+                let bytes = after.as_bytes();
+                let end = (0..bytes.len()).find(|at| {
+                    bytes[*at] == b'"' && bytes[..*at].iter().rev().take_while(|b| **b == b'\\').count() % 2 == 0
+                });
+                let (text, after) = after.split_at(end.expect("a label's end"));
+                assert!(is_name(label) && names.insert(label), "{label} in {line}");
+                if label == "le" {
+                    bound = Some(if text == "+Inf" { f64::INFINITY } else { text.parse().expect("a bound") });
+                }
+                rest = after[1..].strip_prefix(',').unwrap_or(&after[1..]);
+            }
+            assert_eq!(bound.is_some(), suffix == "_bucket", "{line}");
+            let others: Vec<&str> = labels.split(",le=").take(1).collect();
+            match (suffix, bound) {
+                (_, Some(bound)) => {
+                    let last = buckets.insert(others[0].to_owned(), (bound, value));
+                    assert!(last.is_none_or(|(b, count)| b < bound && count <= value), "{line}: not in order");
+                }
+                ("_count", None) => assert_eq!(buckets.get(labels), Some(&(f64::INFINITY, value)), "{line}"),
+                _ => {}
+            }
+        }
+    }
 }
 
 #[test]
@@ -216,4 +282,56 @@ fn a_port_that_cannot_be_is_refused() {
         assert_eq!(output.status.code(), Some(code), "{stderr}");
         assert!(stderr.starts_with(message), "{stderr}");
     }
+}
+
+#[test]
+fn a_broken_keys_file_is_seen() {
+    let upstream = Upstream::queued();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keys.json");
+    let list = json!([{"id": "a", "key": KEY}]).to_string();
+    let put = |text: &str| std::fs::write(&file, text).expect("a file can be written");
+    put(&list);
+    let path = file.to_str().expect("the path is text");
+    let gateway =
+        Gateway::before(&upstream).without("API_KEYS_JSON").env("API_KEYS_FILE", path).env("METRICS_PORT", "0").start();
+    let address = metrics_port(&gateway);
+    let told = || {
+        let samples = scrape(address);
+        let at = |name: &str| sample(&samples, name);
+        let reloads = |result: &str| at(&format!("ai_proxy_keys_reloads_total{{result=\"{result}\"}}"));
+        (at("ai_proxy_keys_file_broken"), reloads("ok"), reloads("failed"))
+    };
+    assert_eq!(told(), (0.0, 0.0, 0.0));
+    put(&list[1..]);
+    gateway.wait_for_message("API_KEYS_FILE has changed and is broken", 0);
+    assert_eq!(told(), (1.0, 0.0, 1.0));
+    put(&list.replace(KEY, SECOND_KEY));
+    gateway.wait_for_message("API_KEYS_FILE has changed and is in use", 0);
+    assert_eq!(told(), (0.0, 1.0, 1.0));
+}
+
+#[test]
+fn an_id_may_have_the_name_of_the_others() {
+    let upstream = Upstream::queued();
+    // Each id has a line of its own until there are too many.
+    let key = |number: usize| format!("sk_live_{number:032}");
+    let id = |number: usize| if number == 0 { "(others)".to_owned() } else { format!("id-{number}") };
+    let keys: serde_json::Value = (0..1100).map(|number| json!({"id": id(number), "key": key(number)})).collect();
+    let gateway = Gateway::before(&upstream)
+        .without("API_KEYS_JSON")
+        .env("API_KEYS_JSON", &keys.to_string())
+        .env("METRICS_PORT", "0")
+        .start();
+    let mut client = gateway.client();
+    for number in 0..1100 {
+        let request = Request::new("POST", CHAT_PATH).key(&key(number)).body(r#"{"model":"nope"}"#);
+        assert_eq!(client.request(&request).status, 400);
+    }
+    gateway.wait_for_access(1099);
+    let told = scrape(metrics_port(&gateway));
+    let of_chats: Vec<(&String, &f64)> =
+        told.iter().filter(|(name, _)| name.starts_with("ai_proxy_chats_total{")).collect();
+    assert_eq!(of_chats.len(), 1025, "labels are bounded");
+    assert_eq!(of_chats.iter().map(|(_, count)| **count).sum::<f64>(), 1100.0);
 }

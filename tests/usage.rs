@@ -19,23 +19,20 @@ const TOKENS: [&str; 4] = ["prompt_tokens", "cached_tokens", "completion_tokens"
 
 /// Runs `usage` with a log on stdin.
 fn usage(arguments: &[&str], log: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ai-proxy"))
-        .arg("usage")
-        .args(arguments)
-        .env_clear()
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ai-proxy"));
+    command.arg("usage").args(arguments).env_clear();
+    with_input(command, log, 1)
+}
+
+/// Runs a command with a text on stdin, so many times.
+fn with_input(mut command: Command, text: &str, times: u64) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
     let mut stdin = child.stdin.take().expect("a pipe");
-    let output = std::thread::scope(|scope| {
-        scope.spawn(move || stdin.write_all(log.as_bytes()));
+    std::thread::scope(|scope| {
+        scope.spawn(move || (0..times).try_for_each(|_| stdin.write_all(text.as_bytes())));
         child.wait_with_output().expect("the binary ends")
-    });
-    assert_kept(&output.stdout, "stdout of usage");
-    assert_kept(&output.stderr, "stderr of usage");
-    output
+    })
 }
 
 #[track_caller]
@@ -82,7 +79,7 @@ fn emulator() -> SocketAddr {
 }
 
 #[test]
-fn the_sums_agree_to_the_token_with_what_clients_got() {
+fn the_sums_agree_to_the_token_with_what_clients_got_in_a_million_lines_too() {
     let emulator = emulator();
     let gateway = Gateway::before(&&*format!("http://{emulator}"))
         .env("GCE_METADATA_HOST", &emulator.to_string())
@@ -134,7 +131,8 @@ fn the_sums_agree_to_the_token_with_what_clients_got() {
     for id in ids {
         gateway.wait_for_log("all requests", |line| line["request_id"] == id.as_str());
     }
-    let report = report(&usage(&["--by", "key,alias", "--json"], &gateway.lines().join("\n")));
+    let log = gateway.lines().join("\n") + "\n";
+    let report = report(&usage(&["--by", "key,alias", "--json"], &log));
     let groups = report["groups"].as_array().expect("groups");
     assert_eq!(groups.len(), sums.len());
     for group in groups {
@@ -152,6 +150,63 @@ fn the_sums_agree_to_the_token_with_what_clients_got() {
     assert!(report["total"]["reasoning_tokens"].as_u64() > Some(0), "some have thought");
     assert!(report["total"]["errors_4xx"].as_u64() > Some(0), "some were refused");
     assert!(report["total"]["unknown_usage"].as_u64() > Some(0), "some were cut");
+
+    // A million of those lines: as many times the tokens, in memory that does not grow.
+    let times = 1_000_000_u64.div_ceil(log.lines().count() as u64);
+    let of_many = usage_of_many(&log, times);
+    for field in TOKENS.iter().chain(&["requests", "errors", "unknown_usage", "client_hung_up"]) {
+        let one = report["total"][field].as_u64().expect("a count");
+        assert_eq!(of_many["total"][field], one * times, "{field}");
+    }
+    let one = report["total"]["estimated_cost"].as_f64().expect("a cost");
+    let many = of_many["total"]["estimated_cost"].as_f64().expect("a cost");
+    assert!((many / (one * times as f64) - 1.0).abs() < 1e-6, "{many} for {one}");
+}
+
+/// Sums of a log that stands so often in stdin.
+fn usage_of_many(log: &str, times: u64) -> Value {
+    // Less memory than the log has bytes.
+    let limited = format!("ulimit -v 400000; exec {} usage --json", env!("CARGO_BIN_EXE_ai-proxy"));
+    let mut command = Command::new("sh");
+    command.args(["-c", &limited]);
+    report(&with_input(command, log, times))
+}
+
+#[test]
+fn lines_are_found_behind_what_others_put_in_front() {
+    let (line, tokens) = line(1000);
+    let array = format!("[{{\"jsonPayload\":{line},\"timestamp\":\"2026-11-26T01:00:00Z\"}}]");
+    for (what, log) in [
+        ("a byte order mark", format!("\u{feff}{line}\n")),
+        ("a byte order mark before an array", format!("\u{feff}{array}")),
+        ("Docker Compose", format!("ai-proxy-1  | {line}\n")),
+        ("kubectl logs --prefix", format!("[pod/ai-proxy-5d9/ai-proxy] {line}\n")),
+        ("a journal", format!("Nov 26 12:00:00 host ai-proxy[7]: {line}\n")),
+        ("a time", format!("2026-11-26T12:00:00.000000000Z stdout F {line}\n")),
+        ("another line before", format!("started {{\n{line}\n")),
+    ] {
+        let told = report(&usage(&["--json"], &log));
+        assert_eq!(
+            (&told["total"]["requests"], &told["total"]["prompt_tokens"]),
+            (&1.into(), &tokens[0].into()),
+            "{what}"
+        );
+    }
+    // A line in a line is none.
+    let quoted = json!({ "message": line }).to_string();
+    let nested = format!("{{\"a\":{line}}}");
+    for foreign in [quoted, nested, format!("x {line} y"), line.replace("completed\"}", "completed\"}}")] {
+        let told = report(&usage(&["--json"], &format!("x\n{foreign}\n")));
+        assert_eq!((&told["total"]["requests"], &told["entries"]["skipped"]), (&0.into(), &2.into()), "{foreign}");
+    }
+}
+
+#[test]
+fn what_a_log_says_cannot_turn_a_table_around() {
+    let (line, _) = line(1000);
+    let table = usage(&["--by", "key"], &line.replace("team-0", "\u{202e}team\u{2066}"));
+    let table = String::from_utf8(table.stdout).expect("text");
+    assert!(table.contains("?team?") && !table.contains(['\u{202e}', '\u{2066}']), "{table}");
 }
 
 /// A line as the gateway writes it, a pure function of its number.

@@ -6,6 +6,7 @@ use crate::keys::{
     Document, EditError, Entry, FileError, KeyDigest, KeyList, Limits, LockedFile, NewEntry, NewKey, parse_time, read,
 };
 use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
 use std::fmt::Write;
 use std::io::{self, BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
@@ -45,10 +46,22 @@ impl Action {
 
     fn options(self) -> &'static [&'static str] {
         match self {
-            Self::New => &["file", "hashed", "plain", "expires", "models", "rpm", "max-concurrent", "tokens-per-day"],
+            Self::New => &[
+                "file",
+                "hashed",
+                "plain",
+                "expires",
+                "models",
+                "metrics",
+                "rpm",
+                "max-concurrent",
+                "tokens-per-day",
+                "tokens-if-unknown",
+            ],
             Self::Rotate => &["file", "hashed", "plain", "expires", "overlap"],
             Self::Disable | Self::Enable => &["file", "key"],
-            Self::Hash | Self::List | Self::Prune => &["file"],
+            Self::List => &["file", "json"],
+            Self::Hash | Self::Prune => &["file"],
         }
     }
 }
@@ -66,7 +79,10 @@ pub struct Request {
     expires: Option<Expiry>,
     overlap: Option<SignedDuration>,
     models: Option<Vec<String>>,
+    metrics: bool,
     limits: Limits,
+    /// A list for programs.
+    json: bool,
 }
 
 /// What `--expires` says.
@@ -95,7 +111,9 @@ impl Request {
             expires: None,
             overlap: None,
             models: None,
+            metrics: false,
             limits: Limits::default(),
+            json: false,
         };
         while let Some(word) = words.next()? {
             let name = match word {
@@ -118,9 +136,12 @@ impl Request {
                     let aliases = words.value()?.string()?;
                     request.models = Some(aliases.split(',').map(|alias| alias.trim().to_owned()).collect());
                 }
+                "metrics" => request.metrics = true,
+                "json" => request.json = true,
                 "rpm" => request.limits.rpm = Some(words.value()?.parse()?),
                 "max-concurrent" => request.limits.max_concurrent = Some(words.value()?.parse()?),
                 "tokens-per-day" => request.limits.tokens_per_day = Some(words.value()?.parse()?),
+                "tokens-if-unknown" => request.limits.tokens_if_unknown = Some(words.value()?.parse()?),
                 _ => return Err(Long(&name).unexpected()),
             }
             if options.contains(&name) {
@@ -150,6 +171,11 @@ impl Request {
         if needs_id && request.id.is_none() {
             return Err(format!("'keys {action}' needs the ID of an entry").into());
         }
+        if request.id.as_ref().is_some_and(|id| NewKey::is_like(id)) {
+            return Err("the ID looks like a key, which no argument should be: others on this machine can see them. \
+                'keys hash -' reads one from stdin"
+                .into());
+        }
         Ok(Some(request))
     }
 
@@ -160,10 +186,10 @@ impl Request {
         }
         let done = match (self.action, self.file.clone()) {
             (Action::New, None) => self.print_new(),
-            (Action::Hash, None) => print_hash(),
-            (Action::Hash, Some(_)) if self.id.as_deref() == Some("-") => print_hash(),
+            (Action::Hash, None) if self.id.is_none() => print_hash(),
+            (Action::Hash, _) if self.id.as_deref() == Some("-") => print_hash(),
             (_, None) => Err(Failure::Arguments("which file? --file FILE, or API_KEYS_FILE in the environment".into())),
-            (Action::List, Some(file)) => list(&file),
+            (Action::List, Some(file)) => list(&file, self.json),
             (_, Some(file)) => self.edit(&file),
         };
         match done {
@@ -189,6 +215,7 @@ impl Request {
         let mut entry = NewEntry::new(self.id.as_deref().unwrap_or(DEFAULT_ID), key.secret(hashed));
         entry.expires_at = self.expires_at()?;
         entry.models.clone_from(&self.models);
+        entry.metrics = self.metrics;
         entry.limits = self.limits;
         let json = entry.to_json();
         Ok((key, json))
@@ -223,7 +250,7 @@ impl Request {
                 let mut document = Document::parse(text).map_err(of_edit)?;
                 let told = match action {
                     Action::New => self.add(&mut document)?,
-                    Action::Hash => self.hash(&mut document).map_err(of_edit)?,
+                    Action::Hash => self.hash(&mut document)?,
                     Action::Disable => self.disable(&mut document)?,
                     Action::Enable => self.enable(&mut document)?,
                     Action::Rotate => self.rotate(&mut document)?,
@@ -372,13 +399,12 @@ impl Request {
     }
 
     /// Puts digests in the place of keys.
-    fn hash(&self, document: &mut Document) -> Result<String, EditError> {
-        let meant = |entry: &Entry| !entry.is_hashed && self.id.as_ref().is_none_or(|id| entry.id == *id);
-        let mut done = 0;
-        while let Some(index) = document.entries().iter().position(meant) {
-            document.hash(index)?;
-            done += 1;
+    fn hash(&self, document: &mut Document) -> Result<String, Failure> {
+        if self.id.is_some() {
+            self.chosen(document)?;
         }
+        let meant = |entry: &Entry| self.id.as_ref().is_none_or(|id| entry.id == *id);
+        let done = document.hash(meant).map_err(|error| Failure::Failed(error.to_string()))?;
         let keys = if done == 1 { "1 key is".to_owned() } else { format!("{done} keys are") };
         Ok(format!(
             "{keys} a digest now, and whoever reads the file has no use of it. The keys themselves stay valid.\n"
@@ -406,34 +432,93 @@ fn prune(document: &mut Document) -> Result<String, EditError> {
     Ok(told)
 }
 
-/// The entries of a file as a table, without a key.
-fn list(path: &Path) -> Result<String, Failure> {
+/// An entry as a program reads it from a list.
+#[derive(Serialize)]
+struct Listed<'a> {
+    id: &'a str,
+    state: &'static str,
+    /// The first digits, as `--key` takes them.
+    sha256: String,
+    /// `key` or `digest`.
+    stored: &'static str,
+    expires_at: Option<Timestamp>,
+    /// `None` stands for all.
+    models: Option<&'a [String]>,
+    metrics: bool,
+    rpm: Option<u32>,
+    max_concurrent: Option<u32>,
+    tokens_per_day: Option<u64>,
+    tokens_if_unknown: Option<u64>,
+}
+
+impl<'a> Listed<'a> {
+    fn new(entry: &'a Entry, now: Timestamp) -> Self {
+        let Limits { rpm, max_concurrent, tokens_per_day, tokens_if_unknown } = entry.limits;
+        Self {
+            id: &entry.id,
+            state: state(entry, now),
+            sha256: entry.digest.prefix(),
+            stored: if entry.is_hashed { "digest" } else { "key" },
+            expires_at: entry.expires_at,
+            models: entry.models.as_deref(),
+            metrics: entry.metrics,
+            rpm,
+            max_concurrent,
+            tokens_per_day,
+            tokens_if_unknown,
+        }
+    }
+
+    fn cells(&self) -> [String; 11] {
+        fn or_dash(value: Option<impl ToString>) -> String {
+            value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+        }
+        [
+            shown(self.id),
+            self.state.to_owned(),
+            self.sha256.clone(),
+            self.stored.to_owned(),
+            or_dash(self.expires_at),
+            or_dash(self.rpm),
+            or_dash(self.max_concurrent),
+            or_dash(self.tokens_per_day),
+            or_dash(self.tokens_if_unknown),
+            if self.metrics { "yes" } else { "-" }.to_owned(),
+            self.models.map_or_else(|| "all".to_owned(), |models| shown(&models.join(","))),
+        ]
+    }
+}
+
+/// The entries of a file as a table, or for programs as a JSON array, without a key.
+fn list(path: &Path, as_json: bool) -> Result<String, Failure> {
     let text = read(path).map_err(|error| Failure::of_file(path, error))?;
     let list = KeyList::parse(&text).map_err(|problems| Failure::Invalid(path.to_owned(), problems))?;
     let now = Timestamp::now();
-    let or_dash = |number: Option<String>| number.unwrap_or_else(|| "-".into());
-    let mut rows = vec![
-        ["ID", "STATE", "SHA-256", "STORED", "EXPIRES", "RPM", "CONCURRENT", "TOKENS/DAY", "MODELS"].map(str::to_owned),
+    let listed: Vec<Listed<'_>> = list.entries().iter().map(|entry| Listed::new(entry, now)).collect();
+    if as_json {
+        let json = serde_json::to_string_pretty(&listed).expect("strings and numbers always serialise");
+        return Ok(json + "\n");
+    }
+    let head = [
+        "ID",
+        "STATE",
+        "SHA-256",
+        "STORED",
+        "EXPIRES",
+        "RPM",
+        "CONCURRENT",
+        "TOKENS/DAY",
+        "IF UNKNOWN",
+        "METRICS",
+        "MODELS",
     ];
-    rows.extend(list.entries().iter().map(|entry| {
-        [
-            shown(&entry.id),
-            state(entry, now).to_owned(),
-            entry.digest.prefix(),
-            if entry.is_hashed { "digest" } else { "key" }.to_owned(),
-            or_dash(entry.expires_at.map(|time| time.to_string())),
-            or_dash(entry.limits.rpm.map(|number| number.to_string())),
-            or_dash(entry.limits.max_concurrent.map(|number| number.to_string())),
-            or_dash(entry.limits.tokens_per_day.map(|number| number.to_string())),
-            entry.models.as_ref().map_or_else(|| "all".to_owned(), |models| shown(&models.join(","))),
-        ]
-    }));
+    let mut rows = vec![head.map(str::to_owned)];
+    rows.extend(listed.iter().map(Listed::cells));
+    let widths: Vec<usize> =
+        (0..head.len()).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
     let mut table = String::new();
     for row in &rows {
-        let cells = row.iter().enumerate().map(|(column, cell)| {
-            let width = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-            format!("{cell:width$}")
-        });
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
         table.push_str(line.trim_end());
         table.push('\n');

@@ -137,7 +137,7 @@ Usage:
   ai-proxy keys new [ID]  make a key, shown once: add it to the file, or without one print its entry
   ai-proxy keys rotate ID    a further key for ID; with --overlap 24h the old one ends then
   ai-proxy keys disable ID, enable ID   all keys of ID, or the one of --key SHA-256-PREFIX
-  ai-proxy keys list      who has keys, in what state, with what limits; never a key
+  ai-proxy keys list      who has keys, in what state, with what limits; never a key; for programs with --json
   ai-proxy keys hash [ID] put digests in the place of keys; without a file, or with -, print that of stdin's key
   ai-proxy keys prune     remove what is disabled or expired
   ai-proxy usage [FILE...]  sum up a log: requests, tokens, errors, latency, cost
@@ -146,7 +146,7 @@ Usage:
 Options of 'keys' (the file is API_KEYS_FILE, unless --file FILE names another):
   --hashed, --plain       store the digest (a file's default) or the key itself
   --expires WHEN          2030-12-31T23:59:59Z, 90d or never
-  --models ALIAS,ALIAS  --rpm N  --max-concurrent N  --tokens-per-day N
+  --models ALIAS,ALIAS  --metrics  --rpm N  --max-concurrent N  --tokens-per-day N  --tokens-if-unknown N
 
 Options of 'usage' (no FILE: stdin):
   --by LIST                      of month, day, hour, key, alias, model, status, outcome; or total [day,key,alias]

@@ -469,6 +469,11 @@ impl<'c> Exchange<'c> {
             }
             result => result,
         };
+        if self.record.usage_is_missing()
+            && let Some(admission) = &mut self.admission
+        {
+            admission.charge_unknown();
+        }
         let outcome = &mut self.record.outcome;
         match result {
             Ok(()) => {

@@ -1,7 +1,6 @@
 //! Changes of a list as text: only the bytes that a change is about become others, so that the list stays as its owner
 //! wrote it.
 
-use super::digest::KeyDigest;
 use super::entry::{Entry, KeyList, raw_entries};
 use crate::json::Fields;
 use serde_json::value::RawValue;
@@ -72,7 +71,8 @@ impl Document {
     /// # Errors
     /// What would be wrong then.
     pub fn set(&mut self, index: usize, field: &str, value: &str) -> Result<(), EditError> {
-        let (span, fields) = self.fields(index);
+        let span = self.spans()[index].clone();
+        let fields = self.fields(&span);
         if let Some(old) = fields.iter().find(|(name, _)| name == field) {
             return self.splice(old.1.clone(), value);
         }
@@ -86,21 +86,28 @@ impl Document {
         self.splice(end..end, &added)
     }
 
-    /// Puts the digest in the place of an entry's key.
+    /// Puts digests in the place of the keys of some entries; says how many that were.
     ///
     /// # Errors
-    /// None are known: the entry stays as valid as it was.
-    pub fn hash(&mut self, index: usize) -> Result<(), EditError> {
-        let (span, fields) = self.fields(index);
-        let Some((_, value)) = fields.iter().find(|(name, _)| name == "key") else { return Ok(()) };
-        let digest: KeyDigest = self.entries()[index].digest;
+    /// None are known: each entry stays as valid as it was.
+    pub fn hash(&mut self, meant: impl Fn(&Entry) -> bool) -> Result<usize, EditError> {
+        let entries = self.entries().iter().zip(self.spans()).filter(|(entry, _)| !entry.is_hashed && meant(entry));
+        let changes: Vec<_> = entries.filter_map(|(entry, span)| self.hashed(entry, &span)).collect();
+        let count = changes.len();
+        self.splice_all(&changes)?;
+        Ok(count)
+    }
+
+    /// Where an entry's key stands with its name, and the digest to be put there.
+    fn hashed(&self, entry: &Entry, span: &Range<usize>) -> Option<(Range<usize>, String)> {
+        let fields = self.fields(span);
+        let (_, value) = fields.iter().find(|(name, _)| name == "key")?;
         // From the name on, which may be spelled with escapes: behind the comma or the brace before it.
         let before = fields.iter().map(|(_, value)| value.end).filter(|end| *end <= value.start).max();
         let before = before.unwrap_or(span.start);
         let name = before + self.text[before..value.start].find('"').unwrap_or_default();
         let blank = if self.text[..value.start].ends_with(' ') { " " } else { "" };
-        let replacement = format!("\"key_sha256\":{blank}\"{}\"", digest.to_hex());
-        self.splice(name..value.end, &replacement)
+        Some((name..value.end, format!("\"key_sha256\":{blank}\"{}\"", entry.digest.to_hex())))
     }
 
     /// Takes entries out.
@@ -112,16 +119,11 @@ impl Document {
             return Err(EditError::NothingLeft);
         };
         let spans = self.spans();
-        // Each with the comma next to it and what stands around that, from the end on, so that spans stay right.
-        let mut text = Zeroizing::new(self.text.to_string());
-        for (index, _) in self.entries().iter().enumerate().rev().filter(|(_, entry)| out(entry)) {
-            if index > first_kept {
-                text.replace_range(spans[index - 1].end..spans[index].end, "");
-            }
-        }
-        text.replace_range(spans[0].start..spans[first_kept].start, "");
-        *self = Self::parse(text)?;
-        Ok(())
+        // Each with the comma next to it and what stands around that.
+        let mut changes = vec![(spans[0].start..spans[first_kept].start, String::new())];
+        let after = self.entries().iter().enumerate().skip(first_kept + 1).filter(|(_, entry)| out(entry));
+        changes.extend(after.map(|(index, _)| (spans[index - 1].end..spans[index].end, String::new())));
+        self.splice_all(&changes)
     }
 
     /// Where the entries stand.
@@ -130,13 +132,10 @@ impl Document {
         raw.iter().map(|raw| self.span_of(raw)).collect()
     }
 
-    /// Where an entry stands, and the values of its fields.
-    fn fields(&self, index: usize) -> (Range<usize>, Vec<(String, Range<usize>)>) {
-        let span = self.spans()[index].clone();
+    /// Where the values of an entry's fields stand.
+    fn fields(&self, span: &Range<usize>) -> Vec<(String, Range<usize>)> {
         let fields: Fields<'_> = serde_json::from_str(&self.text[span.clone()]).expect("the text was parsed before");
-        let fields = fields.0.iter().map(|(name, value)| (name.to_string(), self.span_of(value)));
-        let fields = fields.collect();
-        (span, fields)
+        fields.0.iter().map(|(name, value)| (name.to_string(), self.span_of(value))).collect()
     }
 
     /// Where a raw value that borrows from the text stands in it.
@@ -146,8 +145,22 @@ impl Document {
     }
 
     fn splice(&mut self, span: Range<usize>, with: &str) -> Result<(), EditError> {
-        let text = [&self.text[..span.start], with, &self.text[span.end..]].concat();
-        *self = Self::parse(Zeroizing::new(text))?;
+        self.splice_all(&[(span, with.to_owned())])
+    }
+
+    /// Puts texts in the place of spans, which follow one another.
+    fn splice_all(&mut self, changes: &[(Range<usize>, String)]) -> Result<(), EditError> {
+        let added: usize = changes.iter().map(|(_, with)| with.len()).sum();
+        // Room for all of it, so that no copy is left behind in memory by growing.
+        let mut text = Zeroizing::new(String::with_capacity(self.text.len() + added));
+        let mut copied = 0;
+        for (span, with) in changes {
+            text.push_str(&self.text[copied..span.start]);
+            text.push_str(with);
+            copied = span.end;
+        }
+        text.push_str(&self.text[copied..]);
+        *self = Self::parse(text)?;
         Ok(())
     }
 }
@@ -155,6 +168,7 @@ impl Document {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::KeyDigest;
     use proptest::prelude::*;
 
     const KEY: &str = "sk_live_0123456789abcdef";
@@ -178,12 +192,14 @@ mod tests {
         assert!(changed.text().contains(r#", "id":"b","rpm":5}"#), "{}", changed.text());
 
         let mut hashed = document(&pretty);
-        hashed.hash(1).unwrap();
+        assert_eq!(hashed.hash(|entry| entry.id == "b"), Ok(1));
         let digest = KeyDigest::of(format!("{KEY}2").as_bytes()).to_hex();
         let expected = pretty.replace(&format!("\"key\":\"{KEY}2\""), &format!("\"key_sha256\":\"{digest}\""));
         assert_eq!(hashed.text(), expected);
-        hashed.hash(1).unwrap();
+        assert_eq!(hashed.hash(|entry| entry.id == "b"), Ok(0));
         assert_eq!(hashed.text(), expected, "there is nothing more to do");
+        assert_eq!(hashed.hash(|_| true), Ok(1));
+        assert!(!hashed.text().contains(KEY));
 
         let mut longer = document(&pretty);
         longer.push(&format!(r#"{{"id":"c","key":"{KEY}3"}}"#)).unwrap();
@@ -198,7 +214,7 @@ mod tests {
     #[test]
     fn a_name_in_escapes_is_found() {
         let mut document = document(&format!(r#"[{{ "id" : "a" , "k\u0065y" : "{KEY}" }}]"#));
-        document.hash(0).unwrap();
+        assert_eq!(document.hash(|_| true), Ok(1));
         let digest = KeyDigest::of(KEY.as_bytes()).to_hex();
         assert_eq!(document.text(), format!(r#"[{{ "id" : "a" , "key_sha256": "{digest}" }}]"#));
     }
@@ -228,12 +244,12 @@ mod tests {
             let before = document.entries().to_vec();
             let index = at % ids.len();
             document.set(index, "rpm", "7").unwrap();
-            document.hash(index).unwrap();
+            document.hash(|entry| entry.id == ids[index]).unwrap();
             document.push(&format!(r#"{{"id":"new","key":"{KEY}-new"}}"#)).unwrap();
             document.remove(|entry| entry.id == out).unwrap();
             let mut expected: Vec<Entry> = before;
             expected[index].limits.rpm = Some(7);
-            expected[index].is_hashed = true;
+            expected.iter_mut().filter(|entry| entry.id == ids[index]).for_each(|entry| entry.is_hashed = true);
             expected.retain(|entry| entry.id != out);
             let (last, kept) = document.entries().split_last().unwrap();
             prop_assert_eq!(&*last.id, "new");

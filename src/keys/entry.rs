@@ -16,14 +16,14 @@ use std::fmt;
 pub(super) const MIN_KEY_BYTES: usize = 20;
 /// Ids go into every log line.
 const MAX_ID_BYTES: usize = 128;
-/// An id's last minute is kept in memory, eight bytes for each request.
+/// An id's last minute is kept in memory, sixteen bytes for each request.
 const MAX_RPM: u64 = 100_000;
 /// More than one process can hold open.
 const MAX_CONCURRENT: u64 = 1_000_000;
 /// Far beyond any budget, and far from an overflow.
 const MAX_TOKENS_PER_DAY: u64 = 1_000_000_000_000_000;
 /// The fields that an entry may have.
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 11] = [
     "id",
     "key",
     "key_sha256",
@@ -34,6 +34,7 @@ const FIELDS: [&str; 10] = [
     "rpm",
     "max_concurrent",
     "tokens_per_day",
+    "tokens_if_unknown",
 ];
 
 /// One entry, without its key.
@@ -82,8 +83,13 @@ impl KeyList {
             if !digests.insert(entry.digest) {
                 problems.push(format!("entry {number}: its 'key' stands twice in the list"));
             }
-            entries.push(entry);
+            entries.push((number, entry));
         }
+        // Ids stand in every log line.
+        let is_key = |entry: &Entry| digests.contains(&KeyDigest::of(entry.id.as_bytes()));
+        let leaks = entries.iter().filter(|(_, entry)| is_key(entry));
+        problems.extend(leaks.map(|(number, _)| format!("entry {number}: 'id' is a key of the list")));
+        let entries: Vec<Entry> = entries.into_iter().map(|(_, entry)| entry).collect();
         if problems.is_empty() && entries.is_empty() {
             problems.push("is an empty list and has no enabled key, so nobody could use the gateway".into());
         }
@@ -113,6 +119,9 @@ impl KeyList {
 
 /// The entries as they stand, unread.
 pub(super) fn raw_entries(json: &str) -> Result<Vec<&RawValue>, String> {
+    if json.starts_with('\u{feff}') {
+        return Err("begins with a byte order mark, which JSON has none of: save it as UTF-8 without it".to_owned());
+    }
     serde_json::from_str(json)
         .map_err(|error| format!("must be a JSON array of {{\"id\",\"key\",\"enabled\"}}: {}", place(&error)))
 }
@@ -131,13 +140,17 @@ fn parse_entry(raw: &RawValue, number: usize, problems: &mut Vec<String>) -> Opt
     };
     let mut reader = EntryReader { fields, number, problems };
     if reader.fields.0.iter().any(|(name, _)| !FIELDS.contains(&&**name)) {
-        reader.problem("has a field other than 'id', 'key', 'key_sha256', 'enabled', 'expires_at', 'models', 'metrics', 'rpm', 'max_concurrent' and 'tokens_per_day'");
+        reader.problem("has a field other than 'id', 'key', 'key_sha256', 'enabled', 'expires_at', 'models', 'metrics', 'rpm', 'max_concurrent', 'tokens_per_day' and 'tokens_if_unknown'");
     }
     if reader.fields.repeated().is_some() {
         reader.problem("has a field that stands twice");
     }
     let id = reader.id();
     let digest = reader.digest();
+    let has_day = reader.fields.get("tokens_per_day").is_some();
+    if !has_day && reader.fields.get("tokens_if_unknown").is_some() {
+        reader.problem("'tokens_if_unknown' means nothing without 'tokens_per_day'");
+    }
     let entry = Entry {
         enabled: reader.boolean("enabled", true),
         metrics: reader.boolean("metrics", false),
@@ -149,6 +162,7 @@ fn parse_entry(raw: &RawValue, number: usize, problems: &mut Vec<String>) -> Opt
                 .number("max_concurrent", MAX_CONCURRENT)
                 .and_then(|number| u32::try_from(number).ok()),
             tokens_per_day: reader.number("tokens_per_day", MAX_TOKENS_PER_DAY),
+            tokens_if_unknown: reader.number("tokens_if_unknown", MAX_TOKENS_PER_DAY),
         },
         is_hashed: reader.fields.get("key").is_none(),
         id: id?,
@@ -380,6 +394,10 @@ mod tests {
         assert!(problems(&format!(r#"[{{"id":"a","id":"b","key":"{KEY}"}}]"#)).contains("stands twice"));
         assert!(problems(&format!(r#"[{{"id":5,"key":"{KEY}"}}]"#)).contains("'id' must be a string"));
         assert!(problems(&with(r#""x":1"#)).contains("has a field other"));
+        assert!(problems(&with(r#""tokens_if_unknown":1"#)).contains("nothing without 'tokens_per_day'"));
+        assert!(problems(&format!("\u{feff}{}", with(r#""rpm":1"#))).contains("byte order mark"));
+        let leak = problems(&format!(r#"[{{"id":"a"}},{{"id":"{KEY}","key":"{KEY}2"}},{{"id":"b","key":"{KEY}"}}]"#));
+        assert!(leak.contains("entry 2: 'id' is a key of the list") && !leak.contains(KEY), "{leak}");
         assert!(problems(&with(r#""enabled":"no""#)).contains("'enabled' must be"));
         assert!(problems(r#"[{"id":"a","key":"sk_live_0123456789 abcdef"}]"#).contains("header cannot carry"));
         let twice = problems(&format!(r#"[{{"id":"a","key":"{KEY}"}},{{"id":"b","key":"{KEY}"}}]"#));
@@ -398,6 +416,7 @@ mod tests {
             ("rpm", &["0", "-1", "1.5", "1e3", "\"60\"", "null", "100001", "99999999999999999999999"]),
             ("max_concurrent", &["0", "true", "1000001"]),
             ("tokens_per_day", &["0", "[]", "1000000000000001"]),
+            ("tokens_if_unknown", &["0", "-5", "1000000000000001"]),
         ] {
             for value in values {
                 let said = problems(&with(&format!("\"{name}\":{value}")));
@@ -409,13 +428,15 @@ mod tests {
     #[test]
     fn all_fields_are_read() {
         let list = KeyList::parse(&with(
-            r#""expires_at":"2030-12-31T23:59:59.5+01:00","models":["flash"],"rpm":60,"max_concurrent":2,"tokens_per_day":1000"#,
+            r#""expires_at":"2030-12-31T23:59:59.5+01:00","models":["flash"],"rpm":60,"max_concurrent":2,"tokens_per_day":1000,"tokens_if_unknown":9"#,
         ));
         let list = list.unwrap();
         let [entry] = list.entries() else { panic!("one entry") };
         assert_eq!(entry.expires_at.unwrap().to_string(), "2030-12-31T22:59:59.5Z");
         assert_eq!(entry.models.as_deref(), Some(&["flash".to_owned()][..]));
-        assert_eq!(entry.limits, Limits { rpm: Some(60), max_concurrent: Some(2), tokens_per_day: Some(1000) });
+        let limits =
+            Limits { rpm: Some(60), max_concurrent: Some(2), tokens_per_day: Some(1000), tokens_if_unknown: Some(9) };
+        assert_eq!(entry.limits, limits);
         assert!(!entry.is_hashed && entry.enabled && list.has_enabled());
         assert!(list.unknown_models(|alias| alias == "flash").is_empty());
         assert!(list.unknown_models(|_| false)[0].starts_with("entry 1: 'models' names an alias"));

@@ -1,7 +1,7 @@
 //! New keys: the only key text that the program ever shows.
 
 use super::digest::KeyDigest;
-use super::entry::Secret;
+use super::entry::{MIN_KEY_BYTES, Secret};
 use aws_lc_rs::rand;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -30,6 +30,12 @@ impl NewKey {
         text.push_str(PREFIX);
         URL_SAFE_NO_PAD.encode_string(*random, &mut text);
         Ok(Self(text))
+    }
+
+    /// Whether a text that should be something else may be a key.
+    #[must_use]
+    pub fn is_like(text: &str) -> bool {
+        text.starts_with(PREFIX) && text.len() >= MIN_KEY_BYTES
     }
 
     /// The key's text, for its owner's eyes.

@@ -31,6 +31,9 @@ pub struct Limits {
     /// Tokens that may be used in a day, by UTC.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_day: Option<u64>,
+    /// What an answer counts for among those whose usage never came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_if_unknown: Option<u64>,
 }
 
 impl Limits {
@@ -95,8 +98,8 @@ impl Account {
     /// Sets how many admissions have to be remembered.
     pub(super) fn keep(&self, admissions: u32) {
         let mut state = self.lock();
-        state.kept = admissions as usize;
-        state.trim();
+        // A limit that is lowered and raised again has forgotten nothing in between.
+        state.kept = state.admitted.len().max(admissions as usize);
     }
 
     /// Whether nothing would be lost with it.
@@ -131,7 +134,8 @@ impl Account {
             remaining: limit.saturating_sub(state.tokens),
             reset: if state.tokens == 0 { Duration::ZERO } else { now.until_tomorrow() },
         });
-        (Admission { account: self.clone(), slot, requests, tokens, charged: 0 }, verdict)
+        let if_unknown = limits.tokens_if_unknown.unwrap_or(0);
+        (Admission { account: self.clone(), slot, requests, tokens, charged: 0, if_unknown }, verdict)
     }
 
     fn charge(&self, tokens: u64, now: Now) {
@@ -175,9 +179,10 @@ impl State {
         self.admitted.drain(..excess);
     }
 
-    /// A clock that was set back stays on the later day: nothing is forgiven by that.
+    /// A clock that was set back over midnight stays on the later day: nothing is forgiven by that. One that was days
+    /// ahead is no reason to wait for days.
     fn turn_to(&mut self, day: i64) {
-        if day > self.day {
+        if day > self.day || day < self.day - 1 {
             (self.day, self.tokens) = (day, 0);
         }
     }
@@ -191,6 +196,8 @@ pub struct Admission {
     requests: Option<Quota>,
     tokens: Option<Quota>,
     charged: u64,
+    /// What it counts for if nobody tells.
+    if_unknown: u64,
 }
 
 /// What is left of a limit.
@@ -228,6 +235,11 @@ impl Admission {
             self.charged = tokens;
             self.account.charge(more, Now::read());
         }
+    }
+
+    /// Counts an answer whose usage never came as the key's owner wants it to be.
+    pub fn charge_unknown(&mut self) {
+        self.charge(self.if_unknown);
     }
 
     /// The request no longer runs. Dropping the admission does the same.
@@ -366,6 +378,9 @@ mod tests {
         account.charge(1, now(&account, midnight));
         assert!(admit(midnight).is_err());
         assert!(admit(0).is_err(), "a clock that is set back forgives nothing");
+        let day = 24 * 3600 * 1000;
+        account.charge(10, now(&account, 100 * day));
+        assert!(admit(100 * day).is_err() && admit(day).is_ok(), "nor is a wrong one waited for");
     }
 
     #[test]
@@ -378,6 +393,9 @@ mod tests {
         assert!((5..1000).all(|at| admit(Limits::default(), at)));
         assert!(!admit(rpm(3), 60_996) && admit(rpm(3), 60_997));
         assert_eq!(account.lock().admitted.len(), 3, "no more is remembered than can matter");
+        account.keep(1);
+        account.keep(3);
+        assert!(!admit(rpm(3), 60_997), "nothing is forgotten while a limit is lower");
     }
 
     #[test]

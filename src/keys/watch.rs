@@ -1,7 +1,9 @@
-//! The keys file while the gateway runs: read again every two seconds, taken up when it has changed.
+//! The keys file while the gateway runs: looked at every two seconds, taken up when it has changed.
 //!
-//! By reading, since that sees what a notification may not: a mounted secret is replaced behind a link, and some
-//! volumes ask for it only when it is read. A thread of its own does it, so that a slow volume stops nobody.
+//! A look is a `stat`, through all links, which sees a mounted secret that is swapped. The file is read when that shows
+//! another file, and every ten seconds whatever it shows: some volumes fetch a secret when it is read, and tell nothing
+//! before, and such a fetch costs something, so that it is not done at each look. A thread of its own does all this, so
+//! that a slow volume stops nobody.
 
 use super::entry::KeyList;
 use super::file;
@@ -9,7 +11,8 @@ use super::table::Keys;
 use crate::log::{Log, Severity};
 use crate::models::Models;
 use aws_lc_rs::digest;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -17,6 +20,8 @@ use std::time::Duration;
 
 /// Between two looks at the file.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// So many looks at a file that seems to be the same are a look only; the next one reads it.
+const LOOKS_WITHOUT_READING: u32 = 4;
 /// Problems of a broken file that one log line tells.
 const TOLD_PROBLEMS: usize = 5;
 
@@ -37,9 +42,32 @@ impl KeysFile {
     }
 }
 
-/// What a look at the file has shown.
+/// What tells one version of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    /// Seconds and nanoseconds.
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        path.metadata().ok().map(|file| Self {
+            device: file.dev(),
+            inode: file.ino(),
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
+}
+
+/// What reading the file has shown.
 #[derive(Debug, PartialEq, Eq)]
-enum Look {
+enum Read {
     Content(ContentDigest),
     Unreadable(String),
 }
@@ -47,7 +75,11 @@ enum Look {
 /// The file as it was when it was last looked at.
 struct Watcher {
     file: KeysFile,
-    last: Look,
+    stamp: Option<Stamp>,
+    looks_without_reading: u32,
+    last: Read,
+    /// It was broken for the first time when it was last read. Somebody may be about to write it, or to replace it.
+    in_doubt: bool,
     keys: Arc<Keys>,
     models: Arc<Models>,
     log: Log,
@@ -62,7 +94,7 @@ pub fn watch(file: KeysFile, keys: Arc<Keys>, models: Arc<Models>, log: Log) -> 
         log.event(Severity::Info, "API_KEYS_FILE is not a regular file: the keys stay as they are until a restart");
         return Ok(());
     }
-    let mut watcher = Watcher { last: Look::Content(file.in_use), file, keys, models, log };
+    let mut watcher = Watcher::new(file, keys, models, log);
     let look_on = move || {
         loop {
             thread::sleep(INTERVAL);
@@ -73,48 +105,67 @@ pub fn watch(file: KeysFile, keys: Arc<Keys>, models: Arc<Models>, log: Log) -> 
 }
 
 impl Watcher {
-    fn look(&mut self) {
+    fn new(file: KeysFile, keys: Arc<Keys>, models: Arc<Models>, log: Log) -> Self {
+        let last = Read::Content(file.in_use);
+        // The first look reads: the file may have changed since it was read at start.
+        Self { file, stamp: None, looks_without_reading: 0, last, in_doubt: false, keys, models, log }
+    }
+
+    /// Looks at the file, and reads it where there may be something new; says whether it did.
+    fn look(&mut self) -> bool {
+        // Before it is read: what is written in between is seen at the next look.
+        let stamp = Stamp::of(&self.file.path);
+        let seems_the_same = stamp.is_some() && stamp == self.stamp && !self.in_doubt;
+        if seems_the_same && self.looks_without_reading < LOOKS_WITHOUT_READING {
+            self.looks_without_reading += 1;
+            return false;
+        }
+        (self.stamp, self.looks_without_reading) = (stamp, 0);
         let content = file::read_regular(&self.file.path);
-        let look = match &content {
-            Ok(content) => Look::Content(digest_of(content)),
-            Err(error) => Look::Unreadable(error.to_string()),
+        let read = match &content {
+            Ok(content) => Read::Content(digest_of(content)),
+            Err(error) => Read::Unreadable(error.to_string()),
         };
-        if look == self.last {
-            return;
+        if read == self.last && !self.in_doubt {
+            return true;
         }
-        match content {
-            Ok(_) if look == Look::Content(self.file.in_use) => self.is_good("again what it was"),
-            Ok(content) => match self.take_up(&content) {
-                Ok(told) => {
-                    self.file.in_use = digest_of(&content);
-                    self.keys.reloads_ok.fetch_add(1, Ordering::Relaxed);
-                    self.is_good(&told);
+        let is_in_use = read == Read::Content(self.file.in_use);
+        let used = match content {
+            Ok(_) if is_in_use => Ok("again what it was".to_owned()),
+            Ok(content) => self.take_up(&content),
+            Err(error) => Err(vec![error.to_string()]),
+        };
+        // Half of a list, or none while it is replaced, is not worth a word; what stays so is.
+        self.in_doubt = used.is_err() && read != self.last;
+        match used {
+            Ok(told) => {
+                let was_broken = self.keys.file_is_broken.swap(false, Ordering::Relaxed);
+                if was_broken || !is_in_use {
+                    self.log.event(Severity::Info, &format!("API_KEYS_FILE has changed and is {told}"));
                 }
-                Err(problems) => self.is_broken(&problems),
-            },
-            Err(error) => self.is_broken(&[error.to_string()]),
+            }
+            Err(problems) if !self.in_doubt => self.tell_broken(&problems),
+            Err(_) => {}
         }
-        self.last = look;
+        self.last = read;
+        true
     }
 
     /// Uses a changed list, if nothing is wrong with it. A list whose keys are all disabled is one: somebody wants it.
-    fn take_up(&self, content: &str) -> Result<String, Vec<String>> {
+    fn take_up(&mut self, content: &str) -> Result<String, Vec<String>> {
         let list = KeyList::parse(content)?;
         let unknown = list.unknown_models(|alias| self.models.resolve(alias).is_some());
         if !unknown.is_empty() {
             return Err(unknown);
         }
         self.keys.replace(&list, &self.models);
+        self.file.in_use = digest_of(content);
+        self.keys.reloads_ok.fetch_add(1, Ordering::Relaxed);
         let enabled = list.entries().iter().filter(|entry| entry.enabled).count();
         Ok(format!("in use: {} keys, {enabled} of them enabled", list.entries().len()))
     }
 
-    fn is_good(&self, told: &str) {
-        self.keys.file_is_broken.store(false, Ordering::Relaxed);
-        self.log.event(Severity::Info, &format!("API_KEYS_FILE has changed and is {told}"));
-    }
-
-    fn is_broken(&self, problems: &[String]) {
+    fn tell_broken(&self, problems: &[String]) {
         self.keys.file_is_broken.store(true, Ordering::Relaxed);
         self.keys.reloads_failed.fetch_add(1, Ordering::Relaxed);
         let mut told = problems.iter().take(TOLD_PROBLEMS).cloned().collect::<Vec<_>>().join("; ");
@@ -140,39 +191,114 @@ mod tests {
     use std::collections::BTreeMap;
     use std::fs;
 
+    const LIST: &str = r#"[{"id":"a","key":"sk_live_0123456789abcdef"}]"#;
+
+    /// A watcher of a file with [`LIST`] in it, and what it logs.
+    struct Bench {
+        folder: tempfile::TempDir,
+        watcher: Watcher,
+        log: Log,
+        lines: std::sync::mpsc::Receiver<Vec<u8>>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("keys.json");
+            fs::write(&path, LIST).unwrap();
+            let flash = ModelConfig { vertex_id: "google/a".into(), location: None };
+            let models = Arc::new(Models::new(&BTreeMap::from([("flash".to_owned(), flash)]), "global"));
+            let keys = Arc::new(Keys::new(&KeyList::parse(LIST).unwrap(), &models));
+            let (log, lines) = Log::to_channel();
+            let watcher = Watcher::new(KeysFile::new(path, LIST), keys, models, log.clone());
+            Self { folder, watcher, log, lines }
+        }
+
+        /// Puts this into the file, or takes the file away.
+        fn put(&self, content: Option<&str>) {
+            let path = self.folder.path().join("keys.json");
+            content.map_or_else(|| fs::remove_file(&path), |content| fs::write(&path, content)).unwrap();
+        }
+
+        fn state(&self) -> (u64, u64, bool) {
+            let Reloads { ok, failed, file_is_broken } = self.watcher.keys.reloads();
+            (ok, failed, file_is_broken)
+        }
+
+        fn told(self) -> String {
+            self.log.flush();
+            String::from_utf8(self.lines.try_iter().flatten().collect()).unwrap()
+        }
+    }
+
     #[test]
     fn each_change_is_told_and_counted_once() {
-        const LIST: &str = r#"[{"id":"a","key":"sk_live_0123456789abcdef"}]"#;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("keys.json");
-        fs::write(&path, LIST).unwrap();
-        let flash = ModelConfig { vertex_id: "google/a".into(), location: None };
-        let models = Arc::new(Models::new(&BTreeMap::from([("flash".to_owned(), flash)]), "global"));
-        let keys = Arc::new(Keys::new(&KeyList::parse(LIST).unwrap(), &models));
-        let (log, lines) = Log::to_channel();
-        let file = KeysFile::new(path.clone(), LIST);
-        let last = Look::Content(file.in_use);
-        let mut watcher = Watcher { file, last, keys: keys.clone(), models, log: log.clone() };
+        let mut bench = Bench::new();
         let mut look = |content: Option<&str>| {
-            match content {
-                Some(content) => fs::write(&path, content).unwrap(),
-                None => fs::remove_file(&path).unwrap(),
+            bench.put(content);
+            for _ in 0..12 {
+                bench.watcher.look();
             }
-            (0..5).for_each(|_| watcher.look());
-            keys.reloads()
+            bench.state()
         };
-        let state = |ok, failed, file_is_broken| Reloads { ok, failed, file_is_broken };
-        assert_eq!(look(Some(LIST)), state(0, 0, false));
-        assert_eq!(look(None), state(0, 1, true));
-        assert_eq!(look(Some("[")), state(0, 2, true));
-        assert_eq!(look(Some(LIST)), state(0, 2, false), "what is in use needs no reload");
-        assert_eq!(look(Some(&LIST.replace("}]", ",\"rpm\":1}]"))), state(1, 2, false));
-        assert_eq!(look(Some(LIST)), state(2, 2, false), "back to what was in use before");
+        assert_eq!(look(Some(LIST)), (0, 0, false));
+        assert_eq!(look(None), (0, 1, true));
+        assert_eq!(look(Some("[")), (0, 2, true));
+        assert_eq!(look(Some(LIST)), (0, 2, false), "what is in use needs no reload");
+        assert_eq!(look(Some(&LIST.replace("}]", ",\"rpm\":1}]"))), (1, 2, false));
+        assert_eq!(look(Some(LIST)), (2, 2, false), "back to what was in use before");
         let many = format!("[{}]", ["1"; 9].join(","));
-        assert_eq!(look(Some(&many)), state(2, 3, true));
-        log.flush();
-        let text = String::from_utf8(lines.try_iter().flatten().collect()).unwrap();
+        assert_eq!(look(Some(&many)), (2, 3, true));
+        let text = bench.told();
         assert_eq!(text.lines().count(), 6, "{text}");
         assert!(text.contains("and 4 more"), "{text}");
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_not_broken() {
+        let mut bench = Bench::new();
+        let mut look = |content: Option<&str>| {
+            bench.put(content);
+            assert!(bench.watcher.look(), "a file in doubt is read");
+            bench.state()
+        };
+        for half in ["", "[", &LIST[..20]] {
+            assert_eq!(look(Some(half)), (0, 0, false), "{half}");
+        }
+        assert_eq!(look(None), (0, 0, false));
+        assert_eq!(look(Some(LIST)), (0, 0, false));
+        let other = LIST.replace("}]", ",\"rpm\":1}]");
+        assert_eq!(look(Some("[")), (0, 0, false));
+        assert_eq!(look(Some(&other)), (1, 0, false), "a good one is taken up at once");
+        // What is broken for good is told at the next look.
+        assert_eq!(look(Some("[")), (1, 0, false));
+        assert_eq!(look(Some("[")), (1, 1, true));
+        let text = bench.told();
+        assert_eq!(text.lines().count(), 2, "{text}");
+    }
+
+    #[test]
+    fn a_file_that_seems_the_same_is_seldom_read() {
+        let mut bench = Bench::new();
+        let looks: Vec<bool> = (0..11).map(|_| bench.watcher.look()).collect();
+        let rest = [false; LOOKS_WITHOUT_READING as usize];
+        assert_eq!(looks, [&[true][..], &rest, &[true], &rest, &[true]].concat());
+        // A volume that tells nothing of a change.
+        bench.put(Some(&LIST.replace("}]", ",\"rpm\":1}]")));
+        bench.watcher.stamp = Stamp::of(&bench.watcher.file.path);
+        for _ in 0..LOOKS_WITHOUT_READING {
+            assert!(!bench.watcher.look());
+            assert_eq!(bench.state(), (0, 0, false));
+        }
+        assert!(bench.watcher.look());
+        assert_eq!(bench.state(), (1, 0, false));
+        // One that tells it is read at once, whether it is written in place or replaced by one of the same size.
+        for key in ["b", "c"] {
+            let other = bench.folder.path().join("other");
+            fs::write(&other, LIST.replace("\"a\"", &format!("\"{key}\""))).unwrap();
+            fs::rename(&other, &bench.watcher.file.path).unwrap();
+            assert!(bench.watcher.look());
+        }
+        assert_eq!(bench.state(), (3, 0, false));
     }
 }

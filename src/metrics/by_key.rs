@@ -55,6 +55,10 @@ impl ByKey {
     }
 
     fn find(&self, id: &Arc<str>) -> &OfKey {
+        if **id == *OTHERS {
+            // A line that stands twice would spoil the whole page.
+            return &self.others;
+        }
         let mut hasher = DefaultHasher::new();
         id.hash(&mut hasher);
         let start = usize::try_from(hasher.finish() % MAX_IDS as u64).unwrap_or(0);

@@ -46,8 +46,9 @@ impl<'a> Entry<'a> {
     }
 
     fn read(json: &'a [u8]) -> Option<Self> {
-        // A parser into structs would take an array for one.
-        json.trim_ascii_start().starts_with(b"{").then_some(())?;
+        // What shows lines of many programs puts a name or a time in front of each. A parser into structs would take an
+        // array for an object.
+        let json = json.get(memchr::memchr(b'{', json)?..)?;
         let mut line: Line<'_> = serde_json::from_slice(json).ok()?;
         if let Some(payload) = line.json_payload {
             let timestamp = line.timestamp;

@@ -221,9 +221,12 @@ fn latency(micros: u64) -> String {
     }
 }
 
-/// A text from the log, without what could steer a terminal.
+/// A text from the log, without what could steer a terminal or turn a line around.
 fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    let steers = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if steers(c) { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

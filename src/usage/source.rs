@@ -5,6 +5,8 @@ use std::io::{self, BufRead};
 /// A longer entry is passed over, in bytes. The gateway's lines have about a thousand.
 const MAX_ENTRY_BYTES: usize = 1024 * 1024;
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// The entries of one log.
 #[derive(Debug)]
 pub(super) struct Entries<R> {
@@ -57,7 +59,9 @@ impl<R: BufRead> Entries<R> {
     fn find_form(&mut self) -> io::Result<Form> {
         loop {
             let buffer = self.reader.fill_buf()?;
-            let start = buffer.trim_ascii_start();
+            // Some programs of Windows begin every text with one.
+            let marked = if self.read_bytes == 0 { buffer.strip_prefix(BYTE_ORDER_MARK) } else { None };
+            let start = marked.unwrap_or(buffer).trim_ascii_start();
             if start.is_empty() && !buffer.is_empty() {
                 let blank = buffer.len();
                 self.read_bytes += blank as u64;
@@ -66,6 +70,9 @@ impl<R: BufRead> Entries<R> {
             }
             let inside = start.strip_prefix(b"[").map(<[u8]>::trim_ascii_start);
             let is_array = inside.is_some_and(|inside| matches!(inside.first(), None | Some(b'{' | b']')));
+            let mark = if marked.is_some() { BYTE_ORDER_MARK.len() } else { 0 };
+            self.read_bytes += mark as u64;
+            self.reader.consume(mark);
             return Ok(if is_array { Form::Array } else { Form::Lines });
         }
     }
@@ -180,6 +187,10 @@ mod tests {
                 entries(b"[]\n", size).is_empty() && entries(b"", size).is_empty() && entries(b" \n", size).is_empty()
             );
         }
+        let marked = [BYTE_ORDER_MARK, b"[{},\n{}]"].concat();
+        assert_eq!(entries(&marked, 1000), ["{}", "{}"]);
+        let marked = [BYTE_ORDER_MARK, b"1\n", BYTE_ORDER_MARK, b"2\n"].concat();
+        assert_eq!(entries(&marked, 1000), ["1", "\u{feff}2"]);
         assert_eq!(entries(b"[2026-01-01] started {\n{}\n", 1000), ["[2026-01-01] started {", "{}"]);
     }
 
