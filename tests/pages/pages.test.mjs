@@ -19,7 +19,7 @@ const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 let browser, gateway, origin, local, localUrl;
 
 before(async () => {
-  [browser, gateway] = await Promise.all([Browser.start(), Gateway.start({ PLAYGROUND: "on" })]);
+  [browser, gateway] = await Promise.all([Browser.start((id) => gateway.outcomeOf(id)), Gateway.start({ PLAYGROUND: "on" })]);
   origin = new URL(gateway.base).origin;
   local = spawn("python3", [`${ROOT}html/serve.py`, "0"], { stdio: ["ignore", "pipe", "inherit"] });
   const [line] = await once(local.stdout, "data");
@@ -361,7 +361,7 @@ describe("the playground", () => {
       await page.getByRole("button", { name: "Stop" }).click();
       await page.getByText("stopped").waitFor();
       await gateway.waitForLog((line) => line.outcome === "client_hung_up", seen);
-    });
+    }, {}, (text) => text.endsWith("/v1/chat/completions"));
   });
 
   test("what a model says is text, whatever it says", async () => {
