@@ -108,7 +108,7 @@ mod tests {
         for text in [
             "", ".", "..", ":80", "a..b", "a..", "-a", "a-", "a b", "a/b", "a@b", "a?b", "a#b", "<b>", "a\"", "a'",
             "a`b`", "$(a)", "a;b", "a&b", "a:", "a:b", "a:0", "a:65536", "a:+1", "a:1:2", "[::1", "[::1]x", "[a]",
-            "[a@b]", "[::1%25eth0]", "::1", "é", "a%20b", "a\\b", "evil.example\\", "a,b", &long, "a\u{0}", "a\r\nb",
+            "[a@b]", "[::1%a]", "::1", "é", "a%20b", "a\\b", "a,b", &long, "a\u{0}", "a\r\nb",
         ] {
             assert_eq!(Host::parse(text), None, "{text}");
         }

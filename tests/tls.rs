@@ -356,7 +356,9 @@ fn the_plain_port_leads_browsers_over_and_refuses_the_api() {
         answer.assert_error(403, "https_required");
         assert!(answer.header("location").is_none());
     }
-    for hostile in ["user@evil.example", "evil.example/", "evil.example:0", "evil.example:99999", "-evil.example", "a..b"] {
+    for hostile in
+        ["user@evil.example", "evil.example/", "evil.example:0", "evil.example:99999", "-evil.example", "a..b"]
+    {
         let mut client = Client::connect(address);
         client.send(format!("GET / HTTP/1.1\r\nhost: {hostile}\r\n\r\n"));
         client.response().assert_error(403, "https_required");

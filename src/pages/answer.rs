@@ -11,16 +11,23 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 
 /// A page: asked for anew each time, and not sent again while it is the same.
 pub(super) fn page(template: &Template, values: &Filled<'_>, vary: &'static str, head: &Head) -> Answer {
-    let gzip = accepts_gzip(head);
-    let tag = entity_tag(&template.version(values), gzip);
-    let mut answer = Answer::html(Bytes::new());
-    answer.vary = vary;
-    answer.fields = vec![
+    let fields = vec![
         ("content-security-policy", CONTENT_SECURITY_POLICY.to_owned()),
         ("referrer-policy", "no-referrer".to_owned()),
-        ("cache-control", "no-cache".to_owned()),
     ];
-    finish(answer, tag, gzip, head, || if gzip { template.gzip(values) } else { template.plain(values) }.into())
+    filled(template, values, Answer { fields, vary, ..Answer::html(Bytes::new()) }, head)
+}
+
+/// A JSON document, kept and asked for in the same way.
+pub(super) fn document(template: &Template, values: &Filled<'_>, head: &Head) -> Answer {
+    filled(template, values, Answer { vary: "Accept-Encoding", ..Answer::json(200, Bytes::new()) }, head)
+}
+
+fn filled(template: &Template, values: &Filled<'_>, mut answer: Answer, head: &Head) -> Answer {
+    let gzip = accepts_gzip(head);
+    answer.fields.push(("cache-control", "no-cache".to_owned()));
+    let body = || if gzip { template.gzip(values) } else { template.plain(values) }.into();
+    finish(answer, entity_tag(&template.version(values), gzip), gzip, head, body)
 }
 
 /// A file that pages load. Under its own digest it never changes; under that of another version, which an older page
