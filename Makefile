@@ -1,7 +1,7 @@
 # `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test lint test-rust clients agents pi image pages html diagrams tls test-deploy deny shellcheck \
+.PHONY: help dev release test lint test-rust clients agents pi image pages schemathesis html diagrams tls test-deploy deny shellcheck \
 	bench bench-quick bench-instructions bench-baseline
 
 help: ## list the targets
@@ -36,6 +36,9 @@ image: ## build the container image and test it (needs a Docker engine)
 
 pages: ## the pages in a real browser (needs chromium)
 	@tests/run pages
+
+schemathesis: ## the API against its description, /openapi.json
+	@tests/run schemathesis
 
 html: ## write html/, the runbook for reading without a gateway
 	cargo run --locked --example local_site

@@ -21,7 +21,7 @@ const ASSETS: [(&str, &str, &[&str]); 4] = [
     ("playground.js", "text/javascript; charset=utf-8", &[]),
     ("icon.svg", "image/svg+xml", &[]),
 ];
-const PAGES: [&str; 3] = ["splash.html", "docs.html", "playground.html"];
+const PAGES: [&str; 4] = ["splash.html", "docs.html", "playground.html", "openapi.json"];
 
 fn main() {
     for path in ["build", WEB, RUNBOOK] {

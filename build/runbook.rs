@@ -37,9 +37,10 @@ impl Runbook {
             let section = Section::new(folder, anchor, Some(index + 1));
             let rendered = section.render(&crate::read(&folder.join(name)));
             contents.push_str(&format!(
-                "<li><a href=\"#{anchor}\"><span class=\"number\">{}</span> {}</a></li>\n",
+                "<li><a href=\"#{anchor}\"><span class=\"number\">{}</span> {}</a>{}</li>\n",
                 index + 1,
-                rendered.title
+                rendered.title,
+                rendered.contents
             ));
             html.push_str(&format!("<section aria-labelledby=\"{anchor}\">\n{}</section>\n", rendered.html));
         }
@@ -58,6 +59,8 @@ struct Section<'a> {
 
 struct Rendered {
     title: String,
+    /// Links to its parts, if it has some.
+    contents: String,
     html: String,
 }
 
@@ -68,6 +71,7 @@ impl<'a> Section<'a> {
 
     fn render(&self, markdown: &str) -> Rendered {
         let mut title = String::new();
+        let mut parts = String::new();
         let mut out: Vec<Event<'_>> = Vec::new();
         let mut events = Parser::new_ext(markdown, Options::ENABLE_TABLES);
         while let Some(event) = events.next() {
@@ -83,6 +87,9 @@ impl<'a> Section<'a> {
                     if level == HeadingLevel::H1 {
                         assert!(title.is_empty(), "{}: two first headings", self.anchor);
                         title = text;
+                    } else if level == HeadingLevel::H2 {
+                        let anchor = self.anchor_in(&text);
+                        parts.push_str(&format!("<li><a href=\"#{anchor}\">{}</a></li>\n", code::escaped(&text)));
                     }
                     out.push(Event::Html(heading.into()));
                 }
@@ -107,7 +114,8 @@ impl<'a> Section<'a> {
         }
         let mut html = rendered(out);
         html = html.replace("<p><figure", "<figure").replace("</figure>\n</p>", "</figure>");
-        Rendered { title, html }
+        let contents = if parts.is_empty() { parts } else { format!("\n<ol>\n{parts}</ol>\n") };
+        Rendered { title, contents, html }
     }
 
     /// A heading with its anchor, and its title without number.
@@ -129,10 +137,14 @@ impl<'a> Section<'a> {
             );
             return (heading, title);
         }
-        let anchor = format!("{}-{}", self.anchor, slug(&words));
+        let anchor = self.anchor_in(&words);
         let level = level as usize + 1;
         let heading = format!("<h{level} id=\"{anchor}\">{rendered}{}</h{level}>\n", link_to(&anchor, &words));
         (heading, words)
+    }
+
+    fn anchor_in(&self, heading: &str) -> String {
+        format!("{}-{}", self.anchor, slug(heading))
     }
 
     /// A table, whose cells know their column's title: on a phone a row becomes a card.

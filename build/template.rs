@@ -11,7 +11,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 /// How a value is called in templates and Markdown, and in `src/pages/template.rs`.
-const VALUES: [(&str, &str); 8] = [
+const VALUES: [(&str, &str); 9] = [
     ("{{base_url}}", "BaseUrl"),
     ("{{location}}", "Location"),
     ("{{aliases}}", "Aliases"),
@@ -20,11 +20,12 @@ const VALUES: [(&str, &str); 8] = [
     ("{{playground}}", "Playground"),
     ("{{playground_setting}}", "PlaygroundSetting"),
     ("{{first_alias}}", "FirstAlias"),
+    ("{{alias_names}}", "AliasNames"),
 ];
 
 /// Writes the pieces of a page into files, and returns the constant that names them.
 pub(crate) fn write(name: &str, html: &str, out: &Path) -> String {
-    let constant = name.trim_end_matches(".html").to_uppercase();
+    let constant = name.split('.').next().unwrap_or_default().to_uppercase();
     let digest = digest(html.as_bytes());
     let mut source =
         format!("pub(super) static {constant}: Template = Template {{\n    digest: {digest:?},\n    pieces: &[\n");

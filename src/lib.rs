@@ -19,6 +19,7 @@ pub mod config;
 pub mod credentials;
 pub mod emulator;
 pub mod error;
+pub mod host;
 pub mod http1;
 pub mod json;
 pub mod keys;

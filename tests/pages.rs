@@ -309,6 +309,7 @@ fn nothing_secret_is_shown() {
     let upstream_address = gateway_upstream(&upstream);
     let html = text(&gateway.get("/docs"));
     let mut paths = PAGES.to_vec();
+    paths.push("/openapi.json");
     paths.extend(assets(&html));
     for path in paths {
         let request = Request::get(path).key(KEY).header("x-api-key", SECOND_KEY).header("cookie", "canary-cookie");

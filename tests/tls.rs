@@ -356,9 +356,17 @@ fn the_plain_port_leads_browsers_over_and_refuses_the_api() {
         answer.assert_error(403, "https_required");
         assert!(answer.header("location").is_none());
     }
-    let mut hostile = Client::connect(address);
-    hostile.send("GET / HTTP/1.1\r\nhost: user@evil.example\r\n\r\n");
-    hostile.response().assert_error(403, "https_required");
+    for hostile in
+        ["user@evil.example", "evil.example/", "evil.example:0", "evil.example:99999", "-evil.example", "a..b"]
+    {
+        let mut client = Client::connect(address);
+        client.send(format!("GET / HTTP/1.1\r\nhost: {hostile}\r\n\r\n"));
+        client.response().assert_error(403, "https_required");
+    }
+    // A full name is the same one.
+    let mut client = Client::connect(address);
+    client.send("GET / HTTP/1.1\r\nhost: Gateway.TEST.:80\r\n\r\n");
+    assert_eq!(client.response().header("location"), Some(format!("https://gateway.test:{port}/").as_str()));
     assert_eq!(upstream.connections(), 0);
     // Its log line knows no key and no path of the client's.
     assert_eq!(gateway.log_of(&moved)["httpRequest"]["requestUrl"], "redirect");

@@ -29,7 +29,7 @@ pub const PATH: &[u8] = b"/metrics";
 const CHAT_ROUTE: &str = "/v1/chat/completions";
 
 /// Routes in the gateway's words, as the log has them; what is none of these is `unmatched`.
-const ROUTES: [&str; 13] = [
+const ROUTES: [&str; 14] = [
     CHAT_ROUTE,
     "/v1/models",
     "/v1/models/{alias}",
@@ -39,6 +39,7 @@ const ROUTES: [&str; 13] = [
     "/",
     "/docs",
     "/playground",
+    "/openapi.json",
     "/assets/{digest}/{name}",
     "/metrics",
     "redirect",

@@ -11,16 +11,23 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 
 /// A page: asked for anew each time, and not sent again while it is the same.
 pub(super) fn page(template: &Template, values: &Filled<'_>, vary: &'static str, head: &Head) -> Answer {
-    let gzip = accepts_gzip(head);
-    let tag = entity_tag(&template.version(values), gzip);
-    let mut answer = Answer::html(Bytes::new());
-    answer.vary = vary;
-    answer.fields = vec![
+    let fields = vec![
         ("content-security-policy", CONTENT_SECURITY_POLICY.to_owned()),
         ("referrer-policy", "no-referrer".to_owned()),
-        ("cache-control", "no-cache".to_owned()),
     ];
-    finish(answer, tag, gzip, head, || if gzip { template.gzip(values) } else { template.plain(values) }.into())
+    filled(template, values, Answer { fields, vary, ..Answer::html(Bytes::new()) }, head)
+}
+
+/// A JSON document, kept and asked for in the same way.
+pub(super) fn document(template: &Template, values: &Filled<'_>, head: &Head) -> Answer {
+    filled(template, values, Answer { vary: "Accept-Encoding", ..Answer::json(200, Bytes::new()) }, head)
+}
+
+fn filled(template: &Template, values: &Filled<'_>, mut answer: Answer, head: &Head) -> Answer {
+    let gzip = accepts_gzip(head);
+    answer.fields.push(("cache-control", "no-cache".to_owned()));
+    let body = || if gzip { template.gzip(values) } else { template.plain(values) }.into();
+    finish(answer, entity_tag(&template.version(values), gzip), gzip, head, body)
 }
 
 /// A file that pages load. Under its own digest it never changes; under that of another version, which an older page
@@ -59,35 +66,42 @@ fn entity_tag(version: &str, gzip: bool) -> String {
     format!("\"{version}{}\"", if gzip { "-gz" } else { "" })
 }
 
-/// Whether a list of entity tags has this one, or is `*`. Weak ones count: this is a GET.
+/// Whether a list of entity tags has this one. Weak ones count: this is a GET. `*`, which stands alone, means any.
 fn names(tags: &[u8], tag: &str) -> bool {
-    tags.split(|byte| *byte == b',')
-        .map(<[u8]>::trim_ascii)
-        .any(|one| one == b"*" || one.strip_prefix(b"W/").unwrap_or(one) == tag.as_bytes())
+    tags.trim_ascii() == b"*"
+        || tags
+            .split(|byte| *byte == b',')
+            .map(<[u8]>::trim_ascii)
+            .any(|one| one.strip_prefix(b"W/").unwrap_or(one) == tag.as_bytes())
 }
 
+/// Whether gzip is asked for, and no less than what is not encoded.
 fn accepts_gzip(head: &Head) -> bool {
-    let mut any = None;
+    let (mut gzip, mut any, mut identity) = (None, None, None);
     for codings in head.values("accept-encoding") {
         for coding in codings.split(|byte| *byte == b',') {
             let mut parts = coding.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
             let name = parts.next().unwrap_or_default();
-            let wanted = !parts.any(is_zero_quality);
+            let weight = parts.find_map(weight).unwrap_or(1.0);
             if name.eq_ignore_ascii_case(b"gzip") || name.eq_ignore_ascii_case(b"x-gzip") {
-                return wanted;
-            }
-            if name == b"*" {
-                any = Some(wanted);
+                gzip = Some(weight);
+            } else if name.eq_ignore_ascii_case(b"identity") {
+                identity = Some(weight);
+            } else if name == b"*" {
+                any = Some(weight);
             }
         }
     }
-    any.unwrap_or(false)
+    let gzip = gzip.or(any).unwrap_or(0.0);
+    gzip > 0.0 && gzip >= identity.unwrap_or(0.0)
 }
 
-/// `q=0`, `q=0.0` and so on.
-fn is_zero_quality(parameter: &[u8]) -> bool {
-    let value = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q="));
-    value.is_some_and(|value| !value.is_empty() && value.iter().all(|byte| b"0.".contains(byte)))
+/// The value of `q=0.5`, from 0 to 1. What is no number has not been said.
+fn weight(parameter: &[u8]) -> Option<f32> {
+    let value = parameter.strip_prefix(b"q=").or_else(|| parameter.strip_prefix(b"Q="))?;
+    let is_number = value.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
+    let weight: f32 = std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()?;
+    Some(weight.min(1.0))
 }
 
 #[cfg(test)]
@@ -113,6 +127,15 @@ mod tests {
             ("Accept-Encoding: *;q=0\r\n", false),
             ("Accept-Encoding: identity, gzip2\r\n", false),
             ("Accept-Encoding: ;;,,;q=,\r\n", false),
+            ("Accept-Encoding: gzip;q=0, *\r\n", false),
+            ("Accept-Encoding: identity;q=0\r\n", false),
+            ("Accept-Encoding: identity;q=0, *\r\n", true),
+            ("Accept-Encoding: identity, gzip\r\n", true),
+            ("Accept-Encoding: identity;q=0.5, gzip;q=1.0\r\n", true),
+            ("Accept-Encoding: gzip;q=0.2, identity;q=0.8\r\n", false),
+            ("Accept-Encoding: identity;q=0.8\r\nAccept-Encoding: *;q=0.2\r\n", false),
+            ("Accept-Encoding: gzip;q=nan\r\n", true),
+            ("Accept-Encoding: gzip;q=0.001\r\n", true),
         ] {
             assert_eq!(accepts_gzip(&head(field)), wanted, "{field}");
         }
@@ -127,6 +150,9 @@ mod tests {
             ("W/\"abc-gz\"", true),
             ("\"x\", \"abc-gz\"", true),
             ("*", true),
+            (" * ", true),
+            ("\"a,*,b\"", false),
+            ("\"a\",\"abc-gz\",", true),
             ("\"abc\"", false),
             ("abc-gz", false),
             ("", false),

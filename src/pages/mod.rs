@@ -95,6 +95,14 @@ impl Pages {
         self.page(&built::PLAYGROUND, head, true)
     }
 
+    /// `GET /openapi.json`: what the API is, for programs.
+    #[must_use]
+    pub fn openapi(&self, head: &Head) -> Answer {
+        // It says nothing of where the gateway is: its paths begin where the document is.
+        let values = template::Filled { values: &self.values, base_url: "", ready: true };
+        answer::document(&built::OPENAPI, &values, head)
+    }
+
     fn page(&self, template: &Template, head: &Head, ready: bool) -> Answer {
         let of_host;
         let base_url = match &self.public_url {

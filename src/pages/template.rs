@@ -41,6 +41,8 @@ pub(super) enum Value {
     PlaygroundSetting,
     /// An alias that exists: `flash` as a rule.
     FirstAlias,
+    /// All aliases, as they stand between the first and the last quotation mark of a JSON array.
+    AliasNames,
 }
 
 /// The values that stay the same while the gateway runs, as HTML.
@@ -50,6 +52,7 @@ pub(super) struct Values {
     aliases: String,
     models: String,
     first_alias: String,
+    alias_names: String,
     playground: bool,
 }
 
@@ -79,6 +82,8 @@ impl Values {
             aliases: alias_rows(facts.models),
             models: facts.models.iter().map(item).collect(),
             first_alias: first.map(|model| escaped(&model.alias)).unwrap_or_default(),
+            // An alias has no character that JSON would escape.
+            alias_names: facts.models.iter().map(|model| &*model.alias).collect::<Vec<_>>().join("\",\""),
             playground: facts.playground,
         }
     }
@@ -121,6 +126,7 @@ impl Filled<'_> {
                 }
             }
             Value::FirstAlias => &self.values.first_alias,
+            Value::AliasNames => &self.values.alias_names,
         }
     }
 }
@@ -205,6 +211,7 @@ mod tests {
             aliases: aliases.into(),
             models: aliases.into(),
             first_alias: "flash".into(),
+            alias_names: "flash".into(),
             playground: true,
         }
     }
@@ -222,7 +229,7 @@ mod tests {
         fn gzip_is_the_same_page(aliases in ".{0,300}", times in 0_usize..300, base_url in "https://[a-z]{1,60}", ready: bool) {
             // Now and then larger than a stored block.
             let values = values(&aliases.repeat(times));
-            for template in [&built::SPLASH, &built::DOCS, &built::PLAYGROUND] {
+            for template in [&built::SPLASH, &built::DOCS, &built::PLAYGROUND, &built::OPENAPI] {
                 let filled = Filled { values: &values, base_url: &base_url, ready };
                 let plain = template.plain(&filled);
                 prop_assert!(unzipped(&template.gzip(&filled)) == plain);

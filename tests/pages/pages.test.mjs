@@ -19,7 +19,7 @@ const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 let browser, gateway, origin, local, localUrl;
 
 before(async () => {
-  [browser, gateway] = await Promise.all([Browser.start(), Gateway.start({ PLAYGROUND: "on" })]);
+  [browser, gateway] = await Promise.all([Browser.start((id) => gateway.outcomeOf(id)), Gateway.start({ PLAYGROUND: "on" })]);
   origin = new URL(gateway.base).origin;
   local = spawn("python3", [`${ROOT}html/serve.py`, "0"], { stdio: ["ignore", "pipe", "inherit"] });
   const [line] = await once(local.stdout, "data");
@@ -58,6 +58,23 @@ for (const [name, url] of Object.entries(PAGES)) {
         });
       }
     }
+
+    test("fits into 320 pixels, also with letters twice as large", async () => {
+      for (const [width, size] of [[320, "100%"], [640, "200%"], [320, "200%"]]) {
+        await browser.visit(url(), { viewport: { width, height: 640 } }, async (page) => {
+          await page.evaluate((size) => document.documentElement.style.setProperty("font-size", size), size);
+          const { scrollWidth, clientWidth } = await page.evaluate(() => {
+            const { scrollWidth, clientWidth } = document.documentElement;
+            return { scrollWidth, clientWidth };
+          });
+          const beyond = await page.$$eval("body *", (elements) => elements
+            .filter((element) => element.getBoundingClientRect().right > innerWidth + 1 && !element.closest(".wire, .skip, thead, pre code"))
+            .map(({ tagName, className, textContent }) => `${tagName}.${className}: ${textContent.trim().slice(0, 40)}`));
+          assert.deepEqual(beyond.slice(0, 3), [], `${width} pixels, letters of ${size}`);
+          assert.ok(scrollWidth <= clientWidth);
+        });
+      }
+    });
 
     test("is valid HTML", async () => {
       const html = await (await fetch(url())).text();
@@ -146,7 +163,7 @@ describe("without JavaScript", () => {
   test("the runbook is all there", async () => {
     await browser.visit(`${origin}/docs`, { javaScriptEnabled, viewport: PHONE }, async (page) => {
       const sections = await page.locator("main h2").count();
-      assert.ok(sections >= 17);
+      assert.ok(sections >= 18);
       assert.equal(await page.locator(".contents details a:visible").count(), sections);
       assert.equal(await page.locator("main svg[role=img]").count(), 3);
       assert.equal(await page.locator("button:visible, input:visible").count(), 0);
@@ -177,7 +194,7 @@ test("a copy button copies its block", async () => {
   const permissions = ["clipboard-read", "clipboard-write"];
   for (const path of ["/", "/docs"]) {
     await browser.visit(`${origin}${path}`, { permissions }, async (page) => {
-      const blocks = page.locator(".code");
+      const blocks = page.locator("pre:has(.copy)");
       for (const number of [0, await blocks.count() - 1]) {
         const block = blocks.nth(number);
         await block.hover();
@@ -197,7 +214,7 @@ test("a copy button copies its block", async () => {
 test("copying works where a browser keeps its clipboard from scripts", async () => {
   await browser.visit(`${origin}/docs`, { permissions: ["clipboard-read"] }, async (page) => {
     await page.evaluate(() => Object.defineProperty(navigator, "clipboard", { value: undefined }));
-    await page.locator(".code").first().hover();
+    await page.locator("pre").first().hover();
     await page.locator(".copy").first().click();
     await page.locator(".copy", { hasText: "Copied" }).waitFor();
   });
@@ -259,8 +276,35 @@ test("on paper there is the text and nothing to press", async () => {
     assert.equal(paper, "rgb(255, 255, 255)");
     const ink = await page.locator("main p").first().evaluate((text) => getComputedStyle(text).color);
     assert.ok(ink.match(/\d+/g).every((part) => Number(part) < 100), ink);
+    const box = await page.locator(".diagram .node rect").first().evaluate((box) => getComputedStyle(box).fill);
+    assert.equal(box, "rgb(255, 255, 255)", "a diagram is drawn for paper too");
     assert.ok((await page.pdf()).length > 10_000);
   });
+});
+
+test("what moves stands still where that is asked for", async () => {
+  for (const [reducedMotion, moves] of [["no-preference", true], ["reduce", false]]) {
+    await browser.visit(`${origin}/`, { reducedMotion }, async (page) => {
+      assert.equal(await page.evaluate(() => document.getAnimations().some(({ playState }) => playState === "running")), moves);
+      const { scrollBehavior } = await page.evaluate(() => ({ ...getComputedStyle(document.documentElement) }));
+      assert.equal(scrollBehavior === "smooth", moves);
+    });
+  }
+});
+
+test("no copy button hides a word", async () => {
+  for (const viewport of [DESKTOP, PHONE]) {
+    await browser.visit(`${origin}/docs`, { viewport, hasTouch: true, isMobile: viewport === PHONE }, async (page) => {
+      const hidden = await page.$$eval("pre:has(.copy)", (blocks) => blocks.filter((block) => {
+        const button = block.querySelector(".copy").getBoundingClientRect();
+        const words = document.createRange();
+        words.selectNodeContents(block.querySelector("code"));
+        return [...words.getClientRects()].some((word) =>
+          word.right > button.left + 1 && word.left < button.right && word.bottom > button.top + 1 && word.top < button.bottom);
+      }).map((block) => block.textContent.slice(0, 60)));
+      assert.deepEqual(hidden, []);
+    });
+  }
 });
 
 test("diagrams take the colours of the theme", async () => {
@@ -361,7 +405,7 @@ describe("the playground", () => {
       await page.getByRole("button", { name: "Stop" }).click();
       await page.getByText("stopped").waitFor();
       await gateway.waitForLog((line) => line.outcome === "client_hung_up", seen);
-    });
+    }, {}, (text) => text.endsWith("/v1/chat/completions"));
   });
 
   test("what a model says is text, whatever it says", async () => {
@@ -378,6 +422,61 @@ describe("the playground", () => {
       assert.equal(await page.locator("main img, main script").count(), 0);
       assert.equal(await page.evaluate(() => window.broken), undefined);
     });
+  });
+
+  const answered = (page, ...events) => page.route("**/v1/chat/completions", (route) => route.fulfill({
+    contentType: "text/event-stream",
+    body: [...events.map((event) => JSON.stringify(event)), "[DONE]"].map((data) => `data: ${data}\n\n`).join(""),
+  }));
+  const ask = async (page, words = "Say hi.") => {
+    await page.getByLabel("Message").fill(words);
+    await page.getByRole("button", { name: "Send" }).click();
+    await idle(page);
+  };
+
+  test("says why an answer is empty, and does not send it back as a turn", async () => {
+    await open(async (page) => {
+      await answered(page, { choices: [{ delta: {}, finish_reason: "length" }] });
+      await ask(page);
+      await page.getByRole("alert").filter({ hasText: "finish_reason is length" }).waitFor();
+      await ask(page, "Again.");
+      const request = await page.locator("#request").textContent();
+      assert.deepEqual(JSON.parse(request.split("\n\n")[1]).messages, [{ role: "user", content: "Again." }]);
+    });
+  });
+
+  test("a long answer is shown at once, and a reader who has gone back stays there", async () => {
+    await open(async (page) => {
+      const events = Array.from({ length: 20_000 }, (_, number) => ({ choices: [{ delta: { content: `word ${number} ` } }] }));
+      await answered(page, ...events);
+      const begin = performance.now();
+      await ask(page);
+      assert.ok(performance.now() - begin < 15_000, "twenty thousand events do not stop the page");
+      assert.ok((await said(page).textContent()).endsWith("word 19999 "));
+      assert.ok((await page.locator("#answer").textContent()).endsWith("and more, which is not shown"));
+      const end = () => page.locator("#talk").evaluate((talk) => talk.scrollHeight - talk.scrollTop - talk.clientHeight);
+      assert.ok((await end()) < 40);
+      await page.locator("#talk").evaluate((talk) => (talk.scrollTop = 0));
+      await page.unroute("**/v1/chat/completions");
+      await page.getByLabel("Message").fill("Describe a rainy evening in three paragraphs.");
+      await page.getByRole("button", { name: "Send" }).click();
+      await page.locator("#talk").evaluate((talk) => (talk.scrollTop = 0));
+      await idle(page);
+      assert.equal(await page.locator("#talk").evaluate((talk) => talk.scrollTop), 0);
+    });
+  });
+
+  test("shows of a key no more than what all keys begin with", async () => {
+    const failed = (text) => text.includes("Failed to load resource");
+    await browser.visit(`${origin}/playground`, {}, async (page) => {
+      for (const [key, shown] of [["sk_live_0123456789abcdef", "sk_live_…"], ["another-kind-of-key-1234", "…"]]) {
+        await page.getByLabel("Key").fill(key);
+        await page.getByRole("button", { name: "Show models" }).click();
+        await page.getByRole("alert").filter({ hasText: "missing or invalid API key" }).waitFor();
+        assert.match(await page.locator("#request").textContent(), new RegExp(`^x-api-key: ${shown}$`, "m"));
+        await page.getByRole("alert").evaluate((alert) => (alert.hidden = true));
+      }
+    }, failed);
   });
 
   test("says what went wrong", async () => {

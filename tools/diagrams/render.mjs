@@ -1,9 +1,9 @@
 // Draws the diagrams of the runbook: docs/runbook/NAME.mmd becomes NAME.svg beside it. `make diagrams` runs this.
 //
 // Mermaid, in a Chromium, decides where everything stands. What it draws is full of styles that a strict
-// Content-Security-Policy forbids, so that only the places are taken from it: boxes, lines and words, with classes that
-// src/pages/web/diagram.css gives colours to. Alone, as GitHub shows it, a file brings that style along; in a page it
-// stands without.
+// Content-Security-Policy forbids, so that only the places are taken from it: boxes and words, with classes that
+// src/pages/web/diagram.css gives colours to. Lines are drawn anew, upright wherever they can be. Alone, as GitHub shows
+// it, a file brings that style along; in a page it stands without.
 
 import { createHash } from "node:crypto";
 import { readdir, readFile, writeFile } from "node:fs/promises";
@@ -19,6 +19,9 @@ const FONT = "DejaVu Sans, Verdana, sans-serif";
 const LINE_PIXELS = 19;
 // What a group gets on top of Mermaid's, for its title. (Mermaid's own setting for that moves boxes away from lines.)
 const TITLE_PIXELS = 8;
+// How far from a corner of a box a line may begin, and how far from the box its arrow ends.
+const CORNER_PIXELS = 18;
+const ARROW_PIXELS = 5;
 
 const style = await readFile(new URL("src/pages/web/diagram.css", root), "utf8");
 const mermaid = createRequire(import.meta.url).resolve("mermaid/dist/mermaid.min.js");
@@ -46,7 +49,7 @@ try {
 async function laidOut({ source, font }) {
   const { mermaid } = window;
   mermaid.initialize({ startOnLoad: false, htmlLabels: false, fontFamily: font, fontSize: 14,
-    flowchart: { htmlLabels: false, padding: 14, nodeSpacing: 56, rankSpacing: 44, useMaxWidth: false,
+    flowchart: { htmlLabels: false, padding: 9, nodeSpacing: 40, rankSpacing: 44, useMaxWidth: false,
       wrappingWidth: 400 } });
   document.body.innerHTML = (await mermaid.render("diagram", source)).svg;
   const svg = document.querySelector("svg");
@@ -69,18 +72,22 @@ async function laidOut({ source, font }) {
       round: node.querySelector("rect.basic") === null || Number(node.querySelector("rect.basic").getAttribute("rx")) > 8,
     })),
     edges: all("g.edgePaths path", (path) => {
-      const { e, f } = path.getCTM();
-      const shift = svg.getCTM() ?? { e: 0, f: 0 };
+      const to = path.getCTM().multiply(svg.getCTM()?.inverse() ?? new DOMMatrix());
+      const point = (part) => {
+        const { x, y } = path.getPointAtLength(path.getTotalLength() * part);
+        return { x: x + to.e, y: y + to.f };
+      };
       return {
-        d: path.getAttribute("d"),
-        x: e - shift.e,
-        y: f - shift.f,
+        start: point(0),
+        middle: point(0.5),
+        end: point(1),
         thick: path.classList.contains("edge-thickness-thick"),
         dashed: path.classList.contains("edge-pattern-dotted"),
         starts: path.hasAttribute("marker-start"),
       };
     }),
-    labels: all("g.edgeLabel", (label) => ({ ...box(label), lines: lines(label) })).filter(({ lines }) => lines.join("")),
+    labels: all("g.edgeLabel", (label) => ({ ...box(label.querySelector("text") ?? label), lines: lines(label) }))
+      .filter(({ lines }) => lines.join("")),
   };
 }
 
@@ -95,12 +102,11 @@ function drawn(name, source, { width, height, groups, nodes, edges, labels }) {
     group.height += TITLE_PIXELS;
     out.push(`<g class="group">${rect(group, 10)}${words(group.lines, group.x + 14, group.y + 17)}</g>`);
   }
-  for (const { d, x, y, thick, dashed, starts } of edges) {
+  for (const { thick, dashed, starts, ...edge } of edges) {
     const arrow = `url(#${name}-${thick ? "arrow-thick" : "arrow"})`;
     const kind = ["edge", thick && "thick", dashed && "dashed"].filter(Boolean).join(" ");
-    const moved = x || y ? ` transform="translate(${short(x)} ${short(y)})"` : "";
-    const path = d.replace(/-?\d+(\.\d+)?/g, (number) => short(Number(number)));
-    out.push(`<path class="${kind}" d="${path}"${moved}${starts ? ` marker-start="${arrow}"` : ""} marker-end="${arrow}"/>`);
+    const d = line(edge, nodes, labels, starts);
+    out.push(`<path class="${kind}" d="${d}"${starts ? ` marker-start="${arrow}"` : ""} marker-end="${arrow}"/>`);
   }
   for (const label of labels) {
     const around = { x: label.x - 3, y: label.y, width: label.width + 6, height: label.height };
@@ -122,6 +128,42 @@ function drawn(name, source, { width, height, groups, nodes, edges, labels }) {
     `</svg>`,
     ``,
   ].join("\n");
+}
+
+// A line between two boxes, through the middle of its label. It is one stroke where both boxes and the label allow that;
+// else it leaves and enters upright, with a bend in between.
+function line({ start, middle, end }, nodes, labels, starts) {
+  const [from, to] = [start, end].map((point) => nearest(point, nodes));
+  const downwards = from.y < to.y;
+  const label = labels.find(({ x, y, width, height }) =>
+    Math.abs(middle.x - x - width / 2) < width / 2 && Math.abs(middle.y - y - height / 2) < height / 2 + 12);
+  const within = ({ x, width }, at) => Math.min(Math.max(at, x + CORNER_PIXELS), x + width - CORNER_PIXELS);
+  let at = label ? label.x + label.width / 2 : middle.x;
+  // Where both boxes can be reached, a label steps aside, unless it would stand on another one.
+  const straight = within(from, within(to, at));
+  if (within(from, straight) === straight) {
+    const moved = label && { ...label, x: label.x + straight - at };
+    const free = (other) => other === label || other.x > moved.x + moved.width || other.x + other.width < moved.x
+      || other.y > moved.y + moved.height || other.y + other.height < moved.y;
+    if (!label || labels.every(free)) {
+      if (label) label.x = moved.x;
+      at = straight;
+    }
+  }
+  const side = ({ y, height }, below, gap) => (below ? y + height + gap : y - gap);
+  const [x1, y1] = [within(from, at), side(from, downwards, starts ? ARROW_PIXELS : 0)];
+  const [x2, y2] = [within(to, at), side(to, !downwards, ARROW_PIXELS)];
+  if (x1 === at && x2 === at) return `M${short(x1)} ${short(y1)}V${short(y2)}`;
+  const half = label ? label.y + label.height / 2 : (y1 + y2) / 2;
+  const curve = (x, y, tox, toy) => `C${[x, (y + toy) / 2, tox, (y + toy) / 2, tox, toy].map(short).join(" ")}`;
+  return `M${short(x1)} ${short(y1)}${curve(x1, y1, at, half)}${curve(at, half, x2, y2)}`;
+}
+
+// The box at whose edge a point lies.
+function nearest({ x, y }, nodes) {
+  const away = (node) =>
+    Math.max(node.x - x, x - node.x - node.width, 0) + Math.max(node.y - y, y - node.y - node.height, 0);
+  return nodes.reduce((best, node) => (away(node) < away(best) ? node : best));
 }
 
 function centre({ x, y, width, height }) {

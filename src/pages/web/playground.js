@@ -26,8 +26,8 @@ setup.addEventListener("submit", async (event) => {
     if (!response.ok) return complain(errorOf(text) ?? `status ${response.status}`);
     const models = JSON.parse(text).data;
     alias.replaceChildren(...models.map(({ id, vertex_id: vertex }) => new Option(`${id} → ${vertex}`, id)));
-    alias.value = models.some(({ id }) => id === "flash") ? "flash" : models[0].id;
-    for (const control of [alias, message, send, clear]) control.disabled = false;
+    alias.value = models.some(({ id }) => id === "flash") ? "flash" : models[0]?.id;
+    for (const control of [alias, message, send, clear]) control.disabled = models.length === 0;
     message.focus();
   } catch (error) {
     complain(error.message);
@@ -73,11 +73,11 @@ async function chat() {
     const response = await ask(request, running.signal);
     const answer = await read(response, (text) => {
       numbers.firstToken();
-      words.append(text);
-      talk.scrollTop = talk.scrollHeight;
+      following(talk, () => words.append(text));
     });
     numbers.usage(answer.usage);
     if (answer.error) complain(answer.error);
+    else if (!answer.message) complain(`an answer without a word; its finish_reason is ${answer.reason ?? "missing"}`);
     // Not if a new chat was begun meanwhile.
     if (history === mine && answer.message) history = [...turn, answer.message];
   } catch (error) {
@@ -93,29 +93,33 @@ async function chat() {
 // Sends a request, and shows it as it goes out, but for the key.
 function ask({ method, path, headers, body }, signal) {
   const lines = Object.entries({ host: location.host, ...headers }).map(([name, value]) =>
-    name === "x-api-key" ? `${name}: ${value.slice(0, 8)}…` : `${name}: ${value}`);
+    name === "x-api-key" ? `${name}: ${value.startsWith("sk_live_") ? "sk_live_" : ""}…` : `${name}: ${value}`);
   requestPane.textContent = [`${method} ${path} HTTP/1.1`, ...lines, "", body ?? ""].join("\n");
   answerPane.textContent = "";
   return fetch(path, { method, headers, body, signal, cache: "no-store", credentials: "omit", redirect: "error" });
 }
 
-// Reads an answer of either kind as it comes. `hear` is called with each piece of text.
+// Reads an answer of either kind as it comes. `hear` is called with the text of each piece.
 async function read(response, hear) {
   showAnswer(response, "");
   const isStream = response.headers.get("content-type")?.startsWith("text/event-stream");
   const decoder = new TextDecoder();
   const reader = response.body.getReader();
-  const answer = { message: null, usage: null, error: null };
-  let [all, shown, content, rest] = ["", 0, "", ""];
+  const answer = { message: null, usage: null, error: null, reason: null };
+  let [all, shown, content, heard, rest] = ["", 0, "", "", ""];
   const take = (data) => {
     if (data.usage) answer.usage = data.usage;
     if (data.error) answer.error = data.error.message ?? "an error without a message";
     const choice = data.choices?.[0];
+    if (choice?.finish_reason) answer.reason = choice.finish_reason;
     const text = choice?.delta?.content ?? choice?.message?.content;
-    if (typeof text === "string" && text) {
-      content += text;
-      hear(text);
-    }
+    if (typeof text === "string") heard += text;
+  };
+  // Once for all events that have come together: a page that shows each for itself falls behind.
+  const tell = () => {
+    if (heard) hear(heard);
+    content += heard;
+    heard = "";
   };
   for (;;) {
     const { done, value } = await reader.read().catch((error) => {
@@ -125,9 +129,11 @@ async function read(response, hear) {
       return { done: true };
     });
     const text = decoder.decode(value, { stream: !done });
-    if (shown < SHOWN_CHARACTERS) answerPane.append(text.slice(0, SHOWN_CHARACTERS - shown));
-    shown += text.length;
-    answerPane.scrollTop = answerPane.scrollHeight;
+    if (shown < SHOWN_CHARACTERS) {
+      following(answerPane, () => answerPane.append(text.slice(0, SHOWN_CHARACTERS - shown)));
+      shown += text.length;
+      if (shown >= SHOWN_CHARACTERS) answerPane.append("\n… and more, which is not shown");
+    }
     if (isStream) {
       const events = (rest + text).split(/\r?\n\r?\n/);
       rest = events.pop();
@@ -135,14 +141,17 @@ async function read(response, hear) {
         const data = event.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5).trim()).join("\n");
         if (data && data !== "[DONE]") take(JSON.parse(data));
       }
+      tell();
     } else all += text;
     if (done) break;
   }
   if (!isStream) {
     if (response.ok) take(JSON.parse(all));
     else answer.error = errorOf(all) ?? `status ${response.status}`;
+    tell();
   }
-  if (!answer.error) answer.message = { role: "assistant", content };
+  // An empty turn, which a model would refuse in the next request, is none.
+  if (!answer.error && content) answer.message = { role: "assistant", content };
   return answer;
 }
 
@@ -157,6 +166,13 @@ function errorOf(text) {
   } catch {
     return null;
   }
+}
+
+// Adds to what scrolls, and stays at its end, unless the reader has gone back.
+function following(pane, add) {
+  const isAtEnd = pane.scrollHeight - pane.scrollTop - pane.clientHeight < 40;
+  add();
+  if (isAtEnd) pane.scrollTop = pane.scrollHeight;
 }
 
 function say(who, text) {

@@ -34,9 +34,7 @@ for (const code of document.querySelectorAll("pre > code")) {
       told.textContent = "";
     }, 2000);
   });
-  const around = make("div", { className: "code" });
-  code.parentElement.replaceWith(around);
-  around.append(code.parentElement, button);
+  code.before(button);
 }
 
 const contents = document.querySelector(".contents details");
@@ -49,19 +47,21 @@ if (contents) {
   contents.addEventListener("click", (event) => {
     if (event.target.closest("a") && !wide.matches) contents.open = false;
   });
-  markSection(contents);
+  markSection(contents.parentElement);
   search(document.querySelector(".search"));
 }
 
 function markSection(list) {
-  const links = new Map([...list.querySelectorAll("a")].map((link) => [link.hash.slice(1), link]));
+  const links = new Map([...list.querySelectorAll("details > ol > li > a")].map((link) => [link.hash.slice(1), link]));
   const headings = [...links.keys()].map((id) => document.getElementById(id));
   const mark = () => {
     const read = headings.findLast((heading) => heading.getBoundingClientRect().top < innerHeight / 3);
     for (const [id, link] of links) {
       if (id === read?.id) {
-        if (!link.hasAttribute("aria-current")) link.scrollIntoView({ block: "nearest", behavior: "instant" });
+        const isNew = !link.hasAttribute("aria-current");
         link.setAttribute("aria-current", "true");
+        // With its sub-sections, which are seen from now on.
+        if (isNew) link.parentElement.scrollIntoView({ block: "nearest", behavior: "instant" });
       } else link.removeAttribute("aria-current");
     }
   };
@@ -85,7 +85,7 @@ function search(box) {
   const entries = [...document.querySelectorAll("main :is(h2, h3)")].map((heading) => {
     let text = "";
     for (let next = heading.nextElementSibling; next && !next.matches("h2, h3"); next = next.nextElementSibling) {
-      text += ` ${[...saidIn(next)].join(" ")}`;
+      text += ` ${[...saidIn(next)].map(clean).filter(Boolean).join(" · ")}`;
     }
     const title = [...heading.childNodes].filter((node) => !node.classList?.contains("anchor"));
     return { id: heading.id, title: clean(title.map((node) => node.textContent).join("")), text: clean(text) };
@@ -140,7 +140,8 @@ function result({ id, title, text }, words) {
   const found = text.toLowerCase().indexOf(words[0]);
   // From the beginning of a word.
   const at = found < 40 ? 0 : Math.min(found, text.indexOf(" ", found - 40) + 1);
-  const piece = (at ? "…" : "") + text.slice(at, at + 130) + (at + 130 < text.length ? "…" : "");
+  const end = at + 130 < text.length ? text.lastIndexOf(" ", at + 130) : text.length;
+  const piece = (at ? "… " : "") + text.slice(at, end > at ? end : at + 130) + (end < text.length ? " …" : "");
   const escaped = words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|");
   const parts = piece.split(new RegExp(`(${escaped})`, "i"));
   const marked = parts.map((part, number) => (number % 2 ? make("mark", { textContent: part }) : part));
