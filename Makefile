@@ -1,7 +1,8 @@
 # `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test lint test-rust clients agents pi image pages schemathesis html diagrams tls test-deploy deny shellcheck \
+.PHONY: help dev release test lint test-rust fuzz clients agents pi image pages schemathesis html diagrams tls test-deploy deny \
+	shellcheck \
 	bench bench-quick bench-instructions bench-baseline
 
 help: ## list the targets
@@ -21,6 +22,17 @@ lint: ## formatting, clippy and rustdoc, warnings denied
 
 test-rust: ## the Rust tests
 	@tests/run rust
+
+fuzz: ## search for inputs that break a parser, FUZZ_SECONDS [180] for each of FUZZ_TARGETS [all] (needs nightly Rust and cargo-fuzz)
+	cp Cargo.lock fuzz/
+	for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/corpus/$$target \
+		&& cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -dict=fuzz/dictionary -max_len=2000 -timeout=10 || exit; \
+	done
+
+FUZZ_SECONDS = 180
+FUZZ_TARGETS = $(patsubst fuzz/targets/%.rs,%,$(wildcard fuzz/targets/*.rs))
 
 clients: ## curl, the OpenAI SDKs, and every recipe of docs/clients against `ai-proxy dev`
 	@tests/run clients recipes

@@ -3,7 +3,8 @@
 # What jq cannot see, since it reads more than JSON and keeps the last of two fields of one name, is in keys.sh.
 
 def fields:
-  ["id", "key", "key_sha256", "enabled", "expires_at", "models", "metrics", "rpm", "max_concurrent", "tokens_per_day"];
+  ["id", "key", "key_sha256", "enabled", "expires_at", "models", "metrics", "rpm", "max_concurrent", "tokens_per_day",
+   "tokens_if_unknown"];
 
 # What a script makes of a variable that was not set.
 def digest_of_nothing: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -89,7 +90,10 @@ def entry_problems($aliases):
       then "'models' names an alias that does not exist" else empty end),
     whole_number("rpm"; 100000),
     whole_number("max_concurrent"; 1000000),
-    whole_number("tokens_per_day"; 1000000000000000)
+    whole_number("tokens_per_day"; 1000000000000000),
+    whole_number("tokens_if_unknown"; 1000000000000000),
+    (if has("tokens_if_unknown") and (has("tokens_per_day") | not)
+      then "'tokens_if_unknown' means nothing without 'tokens_per_day'" else empty end)
   end;
 
 # list_problems: of all values of a file in an array; nothing for a list that is right. Entries go by position, and no value is
@@ -102,6 +106,8 @@ def list_problems($aliases):
       # Not those that were told of above.
       ([.[] | objects | (.key, .key_sha256) | strings]
         | if (unique | length) == length then empty else "a key stands twice in the list" end),
+      ([.[] | objects | .key | strings] as $keys
+        | if any(.[]; type == "object" and (.id | IN($keys[]))) then "an 'id' is a key of the list" else empty end),
       (if any(.[]; type == "object" and .enabled != false) then empty
         else "has no enabled key, so nobody could use the gateway" end)
   end;

@@ -29,17 +29,17 @@ is_strict_json() {
   ! LC_ALL=C grep -qvE "^([][{},:S[:blank:]$cr]|true|false|[1-9][0-9]*)*\$" "$work/without-strings"
 }
 
-# has_key_and_its_digest FILE: whether a key stands in the list both as it is and as a digest.
-has_key_and_its_digest() {
-  local key
-  grep -qE 'sha256|\\u' "$1" || return 1
-  jq -r '.[] | .key_sha256 // empty' "$1" >"$work/digests"
+# has_digest_of FIELD FILE: whether the digest of an entry's field, key or id, stands in the list too.
+has_digest_of() {
+  local text
+  grep -qE 'sha256|\\u' "$2" || return 1
+  jq -r '.[] | .key_sha256 // empty' "$2" >"$work/digests"
   [ -s "$work/digests" ] || return 1
-  jq -r '.[] | .key // empty' "$1" >"$work/plain-keys"
-  while IFS= read -r key; do
-    printf %s "$key" | sha256
-  done <"$work/plain-keys" >"$work/digests-of-keys"
-  grep -qxF -f "$work/digests" "$work/digests-of-keys"
+  jq -r --arg field "$1" '.[] | .[$field] // empty' "$2" >"$work/texts"
+  while IFS= read -r text; do
+    printf %s "$text" | sha256
+  done <"$work/texts" >"$work/digests-of-texts"
+  grep -qxF -f "$work/digests" "$work/digests-of-texts"
 }
 
 # keys_problems FILE: what the gateway with the settings in alias_settings would say of it, a line each; nothing where it is
@@ -61,9 +61,9 @@ keys_problems() {
   jq -L deploy -rn --stream 'include "keys"; [inputs] | repeated' "$1" | while read -r position; do
     echo "entry $((position + 1)): has a field that stands twice"
   done
-  if [ -z "$problems" ] && has_key_and_its_digest "$1"; then
-    echo 'a key stands twice in the list, once as its digest'
-  fi
+  [ -z "$problems" ] || return 0
+  ! has_digest_of key "$1" || echo 'a key stands twice in the list, once as its digest'
+  ! has_digest_of id "$1" || echo "an 'id' is a key of the list, which has its digest"
 }
 
 # check_keys FILE NAME: ends the run where the gateway would refuse the list.

@@ -259,7 +259,7 @@ fn milliseconds(duration: Duration) -> f64 {
 /// The last bytes that went to the client: enough to know whether an event is open and whether `[DONE]` was said.
 /// A copy, since a slice would keep a whole read buffer alive.
 #[derive(Debug, Default)]
-struct Tail {
+pub struct Tail {
     bytes: BytesMut,
 }
 
@@ -267,7 +267,8 @@ struct Tail {
 const TAIL_BYTES: usize = 96;
 
 impl Tail {
-    fn push(&mut self, piece: &[u8]) {
+    /// Notes a piece that goes out.
+    pub fn push(&mut self, piece: &[u8]) {
         if let Some(end) = piece.last_chunk::<TAIL_BYTES>() {
             self.bytes.clear();
             self.bytes.extend_from_slice(end);
@@ -280,13 +281,15 @@ impl Tail {
     }
 
     /// Whether the last data of the stream was `[DONE]`.
-    fn ends_with_done(&self) -> bool {
+    #[must_use]
+    pub fn ends_with_done(&self) -> bool {
         let mut lines = self.bytes.rsplit(|byte| matches!(byte, b'\n' | b'\r'));
         lines.find_map(|line| line.strip_prefix(b"data:")).is_some_and(|data| data.trim_ascii() == b"[DONE]")
     }
 
     /// What has to be sent before a new event: nothing on an event boundary, else the end of the line and a blank one.
-    fn closing_of_event(&self) -> &'static [u8] {
+    #[must_use]
+    pub fn closing_of_event(&self) -> &'static [u8] {
         match &self.bytes[..] {
             [] | [.., b'\n', b'\n'] | [.., b'\n', b'\r', b'\n'] | [b'\n'] | [b'\r', b'\n'] => b"",
             // A CR that ends a blank line ends the event; the LF that may belong to it is made up for.

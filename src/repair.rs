@@ -96,7 +96,8 @@ pub(crate) async fn examine(
 }
 
 /// The body without the brackets of an array of one object that has an `error`; every other byte stays.
-fn without_brackets(body: &[u8]) -> Option<Bytes> {
+#[must_use]
+pub fn without_brackets(body: &[u8]) -> Option<Bytes> {
     #[derive(Deserialize)]
     struct OneError<'a>(#[serde(borrow)] [ErrorObject<'a>; 1]);
 
@@ -122,7 +123,8 @@ struct ErrorObject<'a> {
 }
 
 /// The delay of a `google.rpc.RetryInfo` in an error's details, in whole seconds, rounded up.
-fn retry_delay(body: &[u8]) -> Option<u64> {
+#[must_use]
+pub fn retry_delay(body: &[u8]) -> Option<u64> {
     let value: serde_json::Value = serde_json::from_slice(body).ok()?;
     let details = value.get("error")?.get("details")?.as_array()?;
     let info = details.iter().find(|detail| {

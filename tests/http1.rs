@@ -548,6 +548,9 @@ fn an_absolute_target_is_understood() {
     assert_eq!(gateway.get("http://gateway.test/health").status, 200);
     assert_eq!(gateway.get("http://gateway.test/v1/models").status, 401);
     assert_eq!(gateway.request(&Request::get("http://gateway.test/v1/models").key(KEY)).status, 200);
+    for without_path in ["http://gateway.test", "http://gateway.test?x"] {
+        assert_eq!(gateway.get(without_path).body, gateway.get("/").body);
+    }
     let answer = gateway.request(&Request::new("CONNECT", "gateway.test:443"));
     assert!((400..500).contains(&answer.status), "{}", answer.head);
 }

@@ -10,11 +10,11 @@ const MAX_LINE_BYTES: usize = 8 * 1024;
 /// What the body is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a chunk of the body is malformed")]
-pub(crate) struct Malformed;
+pub struct Malformed;
 
 /// Where in the coding the decoder stands.
 #[derive(Debug, Default)]
-pub(crate) struct Decoder {
+pub struct Decoder {
     state: State,
     trailer_bytes: usize,
 }
@@ -35,12 +35,7 @@ impl Decoder {
     ///
     /// # Errors
     /// When the coding is broken.
-    pub(crate) fn decode(
-        &mut self,
-        input: &mut BytesMut,
-        body: &mut BytesMut,
-        limit: usize,
-    ) -> Result<Progress, Malformed> {
+    pub fn decode(&mut self, input: &mut BytesMut, body: &mut BytesMut, limit: usize) -> Result<Progress, Malformed> {
         loop {
             match self.state {
                 State::Size => {
@@ -94,7 +89,7 @@ impl Decoder {
 
 /// How far the decoder got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub enum Progress {
     /// All input is used up.
     NeedsMore,
     /// A chunk has ended; there may be more.

@@ -273,9 +273,10 @@ fn parse_length(value: &[u8]) -> Option<u64> {
 fn path_of(target: &str) -> &str {
     let after_authority = match target.split_once("://") {
         Some((scheme, rest)) if !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
-            match rest.find(['/', '?']) {
-                Some(at) => &rest[at..],
-                None => "/",
+            match rest.find(['/', '?', '#']) {
+                Some(at) if rest[at..].starts_with('/') => &rest[at..],
+                // No path means `/`, and there is one in front of the host: a part of the target it has to be.
+                _ => &target[scheme.len() + 2..scheme.len() + 3],
             }
         }
         _ => target,
@@ -373,7 +374,9 @@ mod tests {
         assert_eq!(path_of("/a?b#c"), "/a");
         assert_eq!(path_of("http://h:1/a/b?c"), "/a/b");
         assert_eq!(path_of("http://h"), "/");
-        assert_eq!(path_of("http://h?x"), "");
+        assert_eq!(path_of("http://h?x/y"), "/");
+        assert_eq!(path_of("http://h#/y"), "/");
+        assert_eq!(head("GET http://h HTTP/1.1\r\nHost: h\r\n\r\n").path(), b"/");
         assert_eq!(path_of("*"), "*");
         assert_eq!(path_of("/x://y"), "/x://y");
     }

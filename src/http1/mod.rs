@@ -4,7 +4,7 @@
 //! be refused (hyper drops one of them silently), malformed requests get a JSON answer, an aborted answer must still
 //! deliver its last event, and the log speaks when the last byte is gone. `httparse` does the parsing.
 
-pub(crate) mod chunked;
+pub mod chunked;
 mod connection;
 mod exchange;
 mod head;

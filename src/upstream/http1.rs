@@ -31,12 +31,14 @@ const MAX_SLICES: usize = 16;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SendError {
+pub enum SendError {
     /// Not one byte of the request was taken.
     #[error("the connection had died: {0}")]
     Unsent(io::Error),
+    /// The connection broke before the answer began.
     #[error("{0}")]
     Broke(io::Error),
+    /// What came is no answer.
     #[error("the answer is not HTTP/1.1: {0}")]
     Malformed(&'static str),
 }
@@ -72,7 +74,7 @@ enum Framing {
 
 /// The body of an answer that is still coming.
 #[derive(Debug)]
-pub(crate) struct Body {
+pub struct Body {
     framing: Framing,
     /// Whether the connection is good for another request when the body has ended.
     keeps_connection: bool,
@@ -258,7 +260,10 @@ fn slices_from<'a>(mut skip: usize, head: &'a [u8], body: &'a [Bytes]) -> [IoSli
 }
 
 /// Takes the head of the final answer off the front, interim ones before it; `None` while it is not whole.
-fn take_head(input: &mut BytesMut) -> Result<Option<(Parts, Body)>, SendError> {
+///
+/// # Errors
+/// When what is there can never become one.
+pub fn take_head(input: &mut BytesMut) -> Result<Option<(Parts, Body)>, SendError> {
     loop {
         if input.is_empty() {
             return Ok(None);

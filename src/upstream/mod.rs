@@ -2,7 +2,7 @@
 
 mod body;
 mod connect;
-mod http1;
+pub mod http1;
 mod pool;
 mod response;
 

@@ -41,6 +41,7 @@ GOOD = [
     entry('"models": ["flash", "pro-preview", "flash-lite", "gpt-4o"]'),
     entry('"rpm": 1', '"max_concurrent": 1', '"tokens_per_day": 1'),
     entry('"rpm": 100000', '"max_concurrent": 1000000', '"tokens_per_day": 1000000000000000'),
+    entry('"tokens_per_day": 5', '"tokens_if_unknown": 1000000000000000'),
     written({"id": "a", "key_sha256": DIGEST}),
     written({"id": "a", "key": KEY}, {"id": "a", "key": KEY + "2", "enabled": False}),
     written({"id": "a", "key": KEY}, {"id": "b", "key_sha256": hashlib.sha256(b"another").hexdigest()}),
@@ -114,6 +115,11 @@ BAD = [
     written({"id": "me", "key_sha256": DIGEST + "\n"}),
     written({"id": "me", "key_sha256": NOTHING}),
     written({"id": "me", "key_sha256": None}),
+    entry('"tokens_if_unknown": 5'),
+    entry('"tokens_per_day": 5', '"tokens_if_unknown": 0'),
+    written({"id": KEY, "key": KEY}),
+    written({"id": "a", "key": KEY}, {"id": KEY, "key": KEY + "2"}),
+    written({"id": KEY, "key_sha256": DIGEST}),
     written({"id": "a", "key": KEY}, {"id": "b", "key": KEY}),
     written({"id": "a", "key": KEY}, {"id": "b", "key_sha256": DIGEST}),
     written({"id": "a", "key_sha256": DIGEST}, {"id": "b", "key_sha256": DIGEST}),
@@ -212,6 +218,7 @@ LIKELY = {
     "rpm": ["60"],
     "max_concurrent": ["4"],
     "tokens_per_day": ["2000000"],
+    "tokens_if_unknown": ["500"],
 }
 
 
