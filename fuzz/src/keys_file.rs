@@ -24,7 +24,9 @@ pub fn check(input: &[u8]) {
     assert_eq!(document.text(), text);
     for index in 0..list.entries().len().min(4) {
         document.set(index, "enabled", "false").expect("an entry can be disabled");
-        document.hash(index).expect("a key can be hashed");
+        let digest = list.entries()[index].digest;
+        let hashed = document.hash(|entry| entry.digest == digest).expect("a key can be hashed");
+        assert_eq!(hashed, usize::from(!list.entries()[index].is_hashed));
         let read = KeyList::parse(document.text()).expect("it is still a list");
         assert_eq!(read.entries(), document.entries());
         for (at, (before, after)) in list.entries().iter().zip(read.entries()).enumerate() {
