@@ -142,7 +142,7 @@ def test_it_explains_every_message_of_the_emulator():
 
 
 def test_it_knows_every_outcome_of_the_log():
-    source = re.search(r"pub enum Outcome \{(.*?)\n\}", read(ROOT / "src/access_log.rs"), re.DOTALL).group(1)
+    source = re.search(r"pub enum Outcome \{(.*?)\n\}", read(ROOT / "src/access_log/mod.rs"), re.DOTALL).group(1)
     names = re.findall(r"^    (\w+),", source, re.MULTILINE)
     outcomes = {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in names}
     table = read(RUNBOOK / "11-operations.md").partition("| `outcome` |")[2]
