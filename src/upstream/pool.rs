@@ -486,7 +486,168 @@ async fn reap(pool: Weak<Pool>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::yield_now;
+
+    /// What can happen to a pool between two holds of its lock. Every change of it is under that lock, so that the
+    /// orders of these are the orders that threads can bring about.
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        /// A request asks for a place.
+        Lease,
+        /// One ends well, by its number among those that have a place.
+        End(usize),
+        /// One is broken off after its head was sent, so that its connection is spoilt.
+        Break(usize),
+        /// One hangs up in the line.
+        HangUp(usize),
+        /// Upstream closes a connection, by its number among those that it has accepted.
+        Close(usize),
+        /// Dials that are under way get on.
+        Dial,
+        /// The reaper looks.
+        Reap,
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            4 => Just(Event::Lease),
+            3 => (0..8usize).prop_map(Event::End),
+            1 => (0..8usize).prop_map(Event::Break),
+            2 => (0..8usize).prop_map(Event::HangUp),
+            1 => (0..8usize).prop_map(Event::Close),
+            3 => Just(Event::Dial),
+            1 => Just(Event::Reap),
+        ]
+    }
+
+    type Asking = Pin<Box<dyn Future<Output = Result<Lease, LeaseError>>>>;
+
+    /// A pool with an HTTP/2 connection of three places, where there is one, and the requests on it; upstream accepts
+    /// HTTP/1.1 connections.
+    struct World {
+        pool: Arc<Pool>,
+        listener: TcpListener,
+        accepted: Vec<TcpStream>,
+        line: Vec<Asking>,
+        held: Vec<Lease>,
+        _http2_end: Option<tokio::io::DuplexStream>,
+    }
+
+    impl World {
+        async fn new(with_http2: bool) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let pool = Pool::new("127.0.0.1", listener.local_addr().unwrap().port(), None);
+            let mut http2_end = None;
+            if with_http2 {
+                let (this_end, other_end) = tokio::io::duplex(1024);
+                let (sender, connection) =
+                    http2::handshake(TokioExecutor::new(), TokioIo::new(this_end)).await.unwrap();
+                tokio::spawn(connection);
+                pool.state().add(Opened::Http2(sender, Arc::new(AtomicUsize::new(3))));
+                http2_end = Some(other_end);
+            }
+            Self { pool, listener, accepted: Vec::new(), line: Vec::new(), held: Vec::new(), _http2_end: http2_end }
+        }
+
+        /// Asks those in the line once; who has got a place leaves it.
+        fn look(&mut self) {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let mut still = Vec::new();
+            for mut asking in self.line.drain(..) {
+                match asking.as_mut().poll(&mut cx) {
+                    Poll::Ready(lease) => self.held.extend(lease.ok()),
+                    Poll::Pending => still.push(asking),
+                }
+            }
+            self.line = still;
+        }
+
+        async fn let_dials_get_on(&mut self) {
+            for _ in 0..20 {
+                yield_now().await;
+                let accept = std::pin::pin!(self.listener.accept());
+                if let Poll::Ready(accepted) = accept.poll(&mut Context::from_waker(std::task::Waker::noop())) {
+                    self.accepted.push(accepted.unwrap().0);
+                }
+            }
+        }
+
+        async fn happen(&mut self, event: Event) {
+            match event {
+                Event::Lease => {
+                    let pool = self.pool.clone();
+                    self.line.push(Box::pin(async move { pool.lease().await }));
+                    self.look();
+                }
+                Event::End(n) if n < self.held.len() => drop(self.held.swap_remove(n)),
+                Event::Break(n) if n < self.held.len() => {
+                    if let Lease::Http1(held) = &mut self.held[n] {
+                        let sending = std::pin::pin!(held.send(b"POST / HTTP/1.1\r\n\r\n", &[]));
+                        assert!(sending.poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+                    }
+                    drop(self.held.swap_remove(n));
+                }
+                Event::HangUp(n) if n < self.line.len() => drop(self.line.remove(n)),
+                Event::Close(n) if n < self.accepted.len() => drop(self.accepted.swap_remove(n)),
+                Event::Dial => self.let_dials_get_on().await,
+                Event::Reap => self.pool.state().close_idle(),
+                _ => {}
+            }
+        }
+
+        /// What has to be so whenever nobody has the lock.
+        fn judge(&self) -> Result<(), TestCaseError> {
+            let state = self.pool.state();
+            let waiting = state.waiting.iter().filter(|waiter| !waiter.is_closed()).count();
+            // Who has an answer and has not looked yet may hold a place.
+            let answered = self.line.len() - waiting;
+            let on_http2 = self.held.iter().filter(|lease| matches!(lease, Lease::Http2(_))).count();
+            let on_http1 = self.held.len() - on_http2;
+            let streams: usize = state.http2.iter().map(|connection| connection.streams).sum();
+            let http1_in_use = state.http1_open - state.http1_idle.len();
+            let may_be_held = self.held.len()..=self.held.len() + answered;
+            prop_assert!(may_be_held.contains(&(streams + http1_in_use)), "a place is lost, or given twice");
+            prop_assert!(streams >= on_http2 && http1_in_use >= on_http1);
+            prop_assert!(state.http2.iter().all(|connection| connection.streams <= 3), "too many on one connection");
+            prop_assert!(waiting == 0 || state.dialling > 0, "they wait for nothing");
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_order_of_events_loses_a_place_or_leaves_anybody_waiting(
+            with_http2: bool,
+            events in proptest::collection::vec(event(), 1..60),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut world = World::new(with_http2).await;
+                for event in events {
+                    world.happen(event).await;
+                    world.judge()?;
+                }
+                // Once everything is quiet, all have been served, and nothing is in use when all have ended.
+                for _ in 0..1000 {
+                    if world.line.is_empty() {
+                        break;
+                    }
+                    world.let_dials_get_on().await;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    world.look();
+                }
+                prop_assert!(world.line.is_empty(), "somebody still waits");
+                world.held.clear();
+                world.judge()?;
+                prop_assert_eq!(world.pool.state().waiting.len(), 0);
+                Ok(())
+            })?;
+        }
+    }
 
     #[tokio::test]
     async fn a_rush_leaves_few_connections_behind() {
