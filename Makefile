@@ -1,8 +1,8 @@
 # `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test lint test-rust fuzz clients agents pi image pages schemathesis html diagrams tls test-deploy deny \
-	shellcheck \
+.PHONY: help dev release test lint test-rust fuzz clients agents pi image pages schemathesis html diagrams tls test-deploy \
+	test-release reproducible deny advisories shellcheck \
 	bench bench-quick bench-instructions bench-baseline
 
 help: ## list the targets
@@ -65,8 +65,17 @@ tls: ## TLS of its own, with a real ACME server (needs pebble) and a scanner
 test-deploy: ## test the deploy scripts (needs bats and jq) and the manifests
 	@tests/run deploy
 
+test-release: ## make a release and check it (needs cargo-auditable); ./release.sh makes a real one
+	@tests/run release
+
+reproducible: ## build the commit twice, in two folders, and compare the bytes: some minutes (needs cargo-auditable)
+	tools/release/reproducible
+
 deny: ## licences, bans and sources of dependencies (needs cargo-deny)
 	@tests/run deny
+
+advisories: ## known holes in dependencies (needs cargo-deny, and a network to fetch RustSec's database)
+	@tests/run advisories
 
 shellcheck: ## the shell scripts (needs shellcheck)
 	@tests/run shellcheck
