@@ -11,7 +11,6 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use support::secrets::assert_kept;
 use support::{CHAT_PATH, Gateway, KEY, Request, Response, SECOND_KEY, run, sse};
 use tempfile::TempDir;
 

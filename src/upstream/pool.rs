@@ -638,13 +638,14 @@ mod tests {
                         break;
                     }
                     world.let_dials_get_on().await;
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    sleep(Duration::from_millis(1)).await;
                     world.look();
                 }
                 prop_assert!(world.line.is_empty(), "somebody still waits");
                 world.held.clear();
                 world.judge()?;
-                prop_assert_eq!(world.pool.state().waiting.len(), 0);
+                // Who has hung up may stand in the line until the next place is given away.
+                prop_assert!(world.pool.state().waiting.iter().all(|waiter| waiter.is_closed()));
                 Ok(())
             })?;
         }
