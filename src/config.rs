@@ -487,7 +487,9 @@ impl Config {
             reader.problem("HTTP_REDIRECT_PORT", "must be another port than PORT");
         }
         let metrics_port = reader.number("METRICS_PORT", 0, 65_535).and_then(|port| u16::try_from(port).ok());
-        if metrics_port.is_some_and(|metrics| metrics != 0 && [Some(listen.port()), redirect_port].contains(&Some(metrics))) {
+        if metrics_port
+            .is_some_and(|metrics| metrics != 0 && [Some(listen.port()), redirect_port].contains(&Some(metrics)))
+        {
             reader.problem("METRICS_PORT", "must be another port than PORT and HTTP_REDIRECT_PORT");
         }
         let project = reader.parsed("GOOGLE_CLOUD_PROJECT", PROJECT_FORM, parse_project);

@@ -98,6 +98,11 @@ pub async fn pass_on(
         exchange.charge(&meter);
         exchange.record.tokens = meter.tokens();
     }
+    let copied = match copied {
+        // It has read all that was announced, and need not wait until upstream says that this was all.
+        Err(Break::Client(Interruption::HungUp)) if exchange.is_delivered() => Ok(()),
+        copied => copied,
+    };
     match copied {
         Ok(()) => {
             exchange.end().await?;

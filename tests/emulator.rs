@@ -313,16 +313,6 @@ async fn scenarios_are_asked_for_by_marker() {
     assert_eq!(cut.body.matches("data: ").count(), 3);
     let tail = emulator.say("[emulator:json-tail]", true).await;
     assert!(tail.complete && tail.body.ends_with("\"status\": \"UNAVAILABLE\"\n  }\n}\n"));
-    // Every listed scenario answers something, streamed or not.
-    for scenario in ai_proxy::emulator::Library::embedded().iter() {
-        let marker = scenario.marker().unwrap_or_default();
-        if scenario.name != "slow" {
-            for stream in [false, true] {
-                let answer = emulator.say(&marker, stream).await;
-                assert!(answer.status >= 200, "{}", scenario.name);
-            }
-        }
-    }
 }
 
 #[tokio::test]

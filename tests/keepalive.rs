@@ -6,7 +6,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{CHAT, CHAT_STREAM, Client, Emulator, End, Exchange, Gateway, Request, Response, Upstream, assert_bytes, show, sse};
+use support::{
+    CHAT, CHAT_STREAM, Client, Emulator, End, Exchange, Gateway, Request, Response, Upstream, assert_bytes, show, sse,
+};
 
 const COMMENT: &str = ": keep-alive\n\n";
 /// Time is this many times as fast as in the promise: 160 seconds of silence are 3.2, and 120 are 2.4.
@@ -57,7 +59,8 @@ fn a_long_silence_survives_a_proxy_that_cuts_idle_lines() {
         for marker in ["silent-start", "silent-middle"] {
             scope.spawn(|| {
                 let marker = marker.to_owned();
-                let lost = Client::connect(proxy_with_idle_limit(without.address, IDLE_LIMIT)).request(&marked(&marker));
+                let lost =
+                    Client::connect(proxy_with_idle_limit(without.address, IDLE_LIMIT)).request(&marked(&marker));
                 assert_eq!(lost.end, End::Cut, "{marker}: the limit is real");
             });
             scope.spawn(|| {
@@ -70,9 +73,8 @@ fn a_long_silence_survives_a_proxy_that_cuts_idle_lines() {
                 assert_eq!(line["outcome"], "completed");
                 assert_eq!(line["response_bytes"], body.len(), "comments are none of the answer's bytes");
                 let exchanges = emulator.chats_since(0);
-                let sent = exchanges.iter().find(|exchange| {
-                    exchange["scenario"] == marker && exchange["ended"] == "complete"
-                });
+                let sent =
+                    exchanges.iter().find(|exchange| exchange["scenario"] == marker && exchange["ended"] == "complete");
                 let sent = &sent.expect("the exchange")["answer"];
                 assert_bytes(&body, sent["text"].as_str().expect("a text"), "the stream");
             });
@@ -132,8 +134,7 @@ fn only_streams_that_can_take_comments_get_them() {
     const COUNTED: &str = "content-type: text/event-stream\r\ncontent-length: 14\r\n";
     const JSON: &str = "content-type: application/json\r\ntransfer-encoding: chunked\r\n";
     const ERROR: &str = "content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n";
-    let cases =
-        [("200 OK", GZIP, true), ("200 OK", COUNTED, false), ("200 OK", JSON, true), ("500 Oh", ERROR, true)];
+    let cases = [("200 OK", GZIP, true), ("200 OK", COUNTED, false), ("200 OK", JSON, true), ("500 Oh", ERROR, true)];
     std::thread::scope(|scope| {
         for (status, headers, is_chunked) in cases {
             scope.spawn(move || {

@@ -78,7 +78,7 @@ const FILES: &[File] = embedded! {
     "size":
         "big-answer" "front-end-too-large" "many-events" "request-too-large";
     "silence":
-        "late-headers" "late-json" "silent-in-event" "silent-middle" "silent-start" "slow" "trickle";
+        "late-headers" "late-json" "pauses" "silent-in-event" "silent-middle" "silent-start" "slow" "trickle";
     "connection":
         "bad-chunk" "close-delimited" "closed" "closes-after" "early-hints" "go-away" "half-head" "never"
         "no-http" "no-last-chunk" "redirect" "refused-stream" "reset-at-once" "trailers" "two-lengths";

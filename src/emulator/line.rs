@@ -36,7 +36,7 @@ pub(super) enum Ending {
     /// By a reset.
     Reset,
     /// In place of an answer these steps are taken, and then it is closed.
-    Raw(Takeover),
+    Raw(Box<Takeover>),
 }
 
 /// An answer below HTTP.
@@ -120,7 +120,7 @@ impl Wire {
     }
 
     /// Takes the steps of an answer that is none of HTTP's, as long as the client is there.
-    pub(super) async fn take(mut self, mut takeover: Takeover) {
+    pub(super) async fn take(mut self, mut takeover: Box<Takeover>) {
         let recorder = &mut takeover.recorder;
         while let Some(step) = takeover.steps.next_step() {
             let pause = match step {

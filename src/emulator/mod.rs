@@ -258,7 +258,7 @@ impl Emulator {
                 Err(h2::Error::from(code).into())
             }
             Answered::Wire { steps, .. } => {
-                line.end(Ending::Raw(Takeover { steps, speed, recorder }));
+                line.end(Ending::Raw(Box::new(Takeover { steps, speed, recorder })));
                 Err(io::Error::from(io::ErrorKind::ConnectionAborted).into())
             }
         }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -123,7 +124,7 @@ struct Turns {
 struct Ready {
     status: StatusCode,
     headers: HeaderMap,
-    steps: Vec<Step>,
+    steps: Arc<[Step]>,
 }
 
 impl Replay {
@@ -162,7 +163,10 @@ impl Replay {
         let answer = &turns.answers[at];
         let body = match &answer.steps[..] {
             [Step::Wait(Duration::ZERO), Step::Send(whole)] => Steps::whole(whole.clone()),
-            steps => Steps::stream(steps.to_vec().into_iter()),
+            _ => {
+                let steps = answer.steps.clone();
+                Steps::stream((0..steps.len()).map(move |at| steps[at].clone()))
+            }
         };
         let mut response = Response::new(body);
         *response.status_mut() = answer.status;
@@ -238,7 +242,7 @@ impl Answer {
         if self.end == End::Cut {
             steps.push(Step::Cut);
         }
-        Ok(Ready { status, headers, steps })
+        Ok(Ready { status, headers, steps: steps.into() })
     }
 }
 

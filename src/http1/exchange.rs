@@ -396,6 +396,12 @@ impl<'c> Exchange<'c> {
         Ok(())
     }
 
+    /// Whether every byte that `content-length` has announced is sent.
+    #[must_use]
+    pub fn is_delivered(&self) -> bool {
+        self.framing == Framing::Counted && self.length_left == 0 && self.connection.is_all_sent()
+    }
+
     /// Whether the answer's body is being sent in chunks.
     #[must_use]
     pub fn is_chunked(&self) -> bool {

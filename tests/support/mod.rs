@@ -11,6 +11,7 @@ pub(crate) mod emulator;
 pub(crate) mod gateway;
 pub(crate) mod h2;
 pub(crate) mod metadata;
+pub(crate) mod metrics;
 pub(crate) mod secrets;
 pub(crate) mod sse;
 pub(crate) mod tunnel;
