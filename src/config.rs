@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zeroize::{Zeroize, Zeroizing};
 
+/// The port that Cloud Run gives too, unless told otherwise.
+const DEFAULT_PORT: u16 = 8080;
 /// Cloud Run's own limit for an HTTP/1 request body, in bytes.
 const DEFAULT_MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
 /// Cloud Run kills ten seconds after SIGTERM; one is left for the last writes.
@@ -30,6 +32,8 @@ const DEFAULT_SKIP_VALUE: &str = "skip_thought_signature_validator";
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 /// Let's Encrypt takes no more names for one certificate.
 const MAX_DOMAINS: usize = 100;
+/// The longest time that can be set, in seconds: a day.
+const MAX_SECONDS: u64 = 86_400;
 /// Where Google Cloud's machines find their metadata server.
 const METADATA_HOST: &str = "metadata.google.internal";
 
@@ -76,6 +80,8 @@ pub struct Config {
     pub skip_value: String,
     /// How long running requests may finish after SIGTERM.
     pub shutdown_grace: Duration,
+    /// How long an event stream may be silent before a comment is sent; `None` sends none.
+    pub sse_keepalive: Option<Duration>,
     /// `host` or `host:port` of the metadata server.
     pub metadata_host: String,
     /// Where bearers come from.
@@ -236,12 +242,18 @@ impl Reader<'_> {
     }
 
     fn seconds(&mut self, variable: &str, at_least: u64, default: Duration) -> Duration {
-        self.number(variable, at_least, 86_400).map_or(default, Duration::from_secs)
+        self.number(variable, at_least, MAX_SECONDS).map_or(default, Duration::from_secs)
     }
 
     fn bytes(&mut self, variable: &str) -> Option<usize> {
         let number = self.number(variable, 1, 1 << 40)?;
         usize::try_from(number).ok()
+    }
+
+    fn listen(&mut self, default_port: u16, default_host: Ipv4Addr) -> SocketAddr {
+        let port = self.number("PORT", 0, 65_535).and_then(|port| u16::try_from(port).ok()).unwrap_or(default_port);
+        let host = self.parsed("HOST", "an IP address such as 0.0.0.0 or ::1", |text| text.parse().ok());
+        SocketAddr::new(host.unwrap_or(IpAddr::V4(default_host)), port)
     }
 
     /// The keys, from a file or from a variable: a file can be a mounted secret, which fewer people can read.
@@ -433,6 +445,29 @@ impl Reader<'_> {
     }
 }
 
+/// What `ai-proxy emulator` is told from outside.
+#[derive(Debug)]
+pub struct Listening {
+    /// Where to listen; on this machine only, unless another address is given.
+    pub address: SocketAddr,
+    /// The project that exists.
+    pub project: Option<String>,
+}
+
+impl Listening {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn parse(environment: &Environment, default_port: u16) -> Result<Self, Vec<Problem>> {
+        let mut reader = Reader { environment, problems: Vec::new() };
+        let address = reader.listen(default_port, Ipv4Addr::LOCALHOST);
+        let project = reader.parsed("GOOGLE_CLOUD_PROJECT", PROJECT_FORM, parse_project);
+        if reader.problems.is_empty() { Ok(Self { address, project }) } else { Err(reader.problems) }
+    }
+}
+
+const PROJECT_FORM: &str = "a project id or number";
 const LOCATION_FORM: &str = "'global', 'us', 'eu' or a region such as us-central1";
 
 impl Config {
@@ -442,21 +477,22 @@ impl Config {
     /// All problems at once.
     pub fn parse(environment: &Environment) -> Result<Self, Vec<Problem>> {
         let mut reader = Reader { environment, problems: Vec::new() };
-        let port = reader.number("PORT", 0, 65_535).and_then(|port| u16::try_from(port).ok()).unwrap_or(8080);
-        let host = reader.parsed("HOST", "an IP address such as 0.0.0.0 or ::1", |text| text.parse().ok());
+        let listen = reader.listen(DEFAULT_PORT, Ipv4Addr::UNSPECIFIED);
         let tls = reader.tls();
         let redirect_port = reader.number("HTTP_REDIRECT_PORT", 0, 65_535).and_then(|port| u16::try_from(port).ok());
         if redirect_port.is_some() && tls.is_none() && reader.problems.is_empty() {
             reader.problem("HTTP_REDIRECT_PORT", "needs TLS: set TLS_CERT_FILE and TLS_KEY_FILE, or ACME_DOMAINS");
         }
-        if redirect_port.is_some_and(|redirect| redirect != 0 && redirect == port) {
+        if redirect_port.is_some_and(|redirect| redirect != 0 && redirect == listen.port()) {
             reader.problem("HTTP_REDIRECT_PORT", "must be another port than PORT");
         }
         let metrics_port = reader.number("METRICS_PORT", 0, 65_535).and_then(|port| u16::try_from(port).ok());
-        if metrics_port.is_some_and(|metrics| metrics != 0 && [Some(port), redirect_port].contains(&Some(metrics))) {
+        if metrics_port
+            .is_some_and(|metrics| metrics != 0 && [Some(listen.port()), redirect_port].contains(&Some(metrics)))
+        {
             reader.problem("METRICS_PORT", "must be another port than PORT and HTTP_REDIRECT_PORT");
         }
-        let project = reader.parsed("GOOGLE_CLOUD_PROJECT", "a project id or number", parse_project);
+        let project = reader.parsed("GOOGLE_CLOUD_PROJECT", PROJECT_FORM, parse_project);
         let location = reader.parsed("GOOGLE_CLOUD_LOCATION", LOCATION_FORM, parse_location);
         let base_url = reader.parsed(
             "GOOGLE_VERTEX_BASE_URL",
@@ -504,6 +540,7 @@ impl Config {
             fits.then(|| text.to_owned())
         });
         let shutdown_grace = reader.seconds("SHUTDOWN_GRACE_SECONDS", 0, DEFAULT_SHUTDOWN_GRACE);
+        let sse_keepalive = reader.number("SSE_KEEPALIVE_SECONDS", 1, MAX_SECONDS).map(Duration::from_secs);
         let metadata_host = reader.parsed("GCE_METADATA_HOST", "host or host:port", |text| {
             text.parse::<Authority>()
                 .ok()
@@ -518,7 +555,7 @@ impl Config {
         let credentials_file = reader.text(CREDENTIALS).map(PathBuf::from);
         match keys {
             Some((keys, keys_file)) if reader.problems.is_empty() => Ok(Self {
-                listen: SocketAddr::new(host.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port),
+                listen,
                 tls,
                 redirect_port,
                 metrics_port,
@@ -538,6 +575,7 @@ impl Config {
                 thought_signatures: thought_signatures.unwrap_or_default(),
                 skip_value: skip_value.unwrap_or_else(|| DEFAULT_SKIP_VALUE.to_owned()),
                 shutdown_grace,
+                sse_keepalive,
                 metadata_host: metadata_host.unwrap_or_else(|| METADATA_HOST.to_owned()),
                 credentials: CredentialsSource::Default,
                 credentials_file,
@@ -713,6 +751,7 @@ mod tests {
             "UPSTREAM_TIMEOUT_SECONDS",
             "UPSTREAM_ERRORS",
             "SHUTDOWN_GRACE_SECONDS",
+            "SSE_KEEPALIVE_SECONDS",
             "THOUGHT_SIGNATURES",
             "THOUGHT_SIGNATURE_SKIP_VALUE",
             "GCE_METADATA_HOST",

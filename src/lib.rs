@@ -6,7 +6,7 @@
 //! `budget` → `body` finds the model → `models` resolves it → `signatures` finds
 //! what Gemini 3 would miss → `body` splices → `credentials` give the bearer →
 //! `upstream` sends → `relay` (with `repair` for errors) passes the answer on, with
-//! a `tap` that only looks (for `tokens` and `signatures`) → `access_log` says what happened, and `metrics` count it.
+//! a `tap` that only looks (for `tokens` and `signatures`) and a `keepalive` for silent streams → `access_log` says what happened, and `metrics` count it.
 //!
 //! `config` is read once, before all that; `command` holds what `main` can run.
 
@@ -22,6 +22,7 @@ pub mod error;
 pub mod host;
 pub mod http1;
 pub mod json;
+pub mod keepalive;
 pub mod keys;
 pub mod log;
 pub mod metadata;
@@ -60,6 +61,7 @@ pub struct App {
     max_body_bytes: usize,
     repair_errors: bool,
     shutdown_grace: Duration,
+    sse_keepalive: Option<Duration>,
     /// Where `redirect` sends browsers.
     https_port: u16,
     pages: pages::Pages,
@@ -110,6 +112,7 @@ impl App {
             max_body_bytes: config.max_body_bytes,
             repair_errors: config.repair_errors,
             shutdown_grace: config.shutdown_grace,
+            sse_keepalive: config.sse_keepalive,
             https_port: config.listen.port(),
         })
     }

@@ -5,6 +5,7 @@ use crate::access_log::Outcome;
 use crate::chat::Asked;
 use crate::error::ApiError;
 use crate::http1::{self, Exchange, Failure, Framing, Interruption};
+use crate::keepalive::KeepAlive;
 use crate::repair::{self, Repair};
 use crate::signatures::Notes;
 use crate::tap::{Form, Tap};
@@ -90,12 +91,18 @@ pub async fn pass_on(
     // The client has it: a stream that goes on for minutes holds nothing of it.
     drop(answer.parts);
     let mut tail = Tail::default();
-    let copied = copy(exchange, &mut body, &mut tail, &mut tap).await;
+    let mut keep_alive = app.sse_keepalive.filter(|_| is_sse && readable && exchange.is_chunked()).map(KeepAlive::new);
+    let copied = copy(exchange, &mut body, &mut tail, &mut tap, &mut keep_alive).await;
     if let Some(tap) = tap {
         let (meter, _) = tap.end();
         exchange.charge(&meter);
         exchange.record.tokens = meter.tokens();
     }
+    let copied = match copied {
+        // It has read all that was announced, and need not wait until upstream says that this was all.
+        Err(Break::Client(Interruption::HungUp)) if exchange.is_delivered() => Ok(()),
+        copied => copied,
+    };
     match copied {
         Ok(()) => {
             exchange.end().await?;
@@ -158,6 +165,7 @@ async fn copy(
     source: &mut Source,
     tail: &mut Tail,
     tap: &mut Option<Tap<(Meter, Option<Notes>)>>,
+    keep_alive: &mut Option<KeepAlive>,
 ) -> Result<(), Break> {
     loop {
         let ready = poll_fn(|cx| Poll::Ready(source.poll_piece(cx))).await;
@@ -167,7 +175,10 @@ async fn copy(
                 exchange.send_queued().await?;
                 continue;
             }
-            Poll::Pending => exchange.unless_interrupted(poll_fn(|cx| source.poll_piece(cx))).await?,
+            Poll::Pending => match keep_alive {
+                None => exchange.unless_interrupted(poll_fn(|cx| source.poll_piece(cx))).await?,
+                Some(keep_alive) => piece_after_silence(exchange, source, tail, keep_alive).await?,
+            },
         };
         match piece {
             None => return Ok(()),
@@ -180,11 +191,38 @@ async fn copy(
                     exchange.charge(meter);
                 }
                 exchange.piece(&data).await?;
+                if let Some(keep_alive) = keep_alive.as_mut().filter(|_| !data.is_empty()) {
+                    keep_alive.break_silence();
+                }
             }
             Some(Err(error)) => {
                 exchange.send_queued().await?;
                 return Err(Break::Upstream(error));
             }
+        }
+    }
+}
+
+/// Waits for the next piece of an event stream. While there is none, the client gets a comment now and then.
+async fn piece_after_silence(
+    exchange: &mut Exchange<'_>,
+    source: &mut Source,
+    tail: &Tail,
+    keep_alive: &mut KeepAlive,
+) -> Result<Option<Result<Bytes, BodyBroke>>, Interruption> {
+    keep_alive.begin_wait();
+    loop {
+        let piece = exchange.unless_interrupted(poll_fn(|cx| match source.poll_piece(cx) {
+            Poll::Ready(piece) => Poll::Ready(Some(piece)),
+            Poll::Pending => keep_alive.poll_due(cx).map(|()| None),
+        }));
+        if let Some(piece) = piece.await? {
+            return Ok(piece);
+        }
+        if let Some(comment) = tail.comment() {
+            exchange.aside(comment).await?;
+            keep_alive.break_silence();
+            keep_alive.begin_wait();
         }
     }
 }
@@ -287,6 +325,16 @@ impl Tail {
         lines.find_map(|line| line.strip_prefix(b"data:")).is_some_and(|data| data.trim_ascii() == b"[DONE]")
     }
 
+    /// A comment with its blank line, in the line ends of the stream; nothing unless the stream is certainly between
+    /// two events. After a CR it is not: the LF that may belong to it has not come.
+    fn comment(&self) -> Option<&'static [u8]> {
+        match &self.bytes[..] {
+            [] | [b'\n'] | [.., b'\n', b'\n'] => Some(b": keep-alive\n\n"),
+            [b'\r', b'\n'] | [.., b'\n', b'\r', b'\n'] => Some(b": keep-alive\r\n\r\n"),
+            _ => None,
+        }
+    }
+
     /// What has to be sent before a new event: nothing on an event boundary, else the end of the line and a blank one.
     #[must_use]
     pub fn closing_of_event(&self) -> &'static [u8] {
@@ -340,7 +388,46 @@ mod tests {
         }
     }
 
+    /// The `data` of every event, by the WHATWG rules.
+    fn events(stream: &[u8]) -> Vec<String> {
+        let text = String::from_utf8_lossy(stream).replace("\r\n", "\n").replace('\r', "\n");
+        let (mut events, mut data) = (Vec::new(), String::new());
+        for line in text.split('\n') {
+            match line.strip_prefix("data:") {
+                Some(value) => data = format!("{data}{value}\n"),
+                None if line.is_empty() && !data.is_empty() => events.push(std::mem::take(&mut data)),
+                None => {}
+            }
+        }
+        events
+    }
+
+    #[test]
+    fn comments_stand_between_events_only() {
+        let sent = |sent: &str| tail(&[sent]).comment().map(|comment| String::from_utf8_lossy(comment).into_owned());
+        for start in ["", "data: 1\n\n", "data: 1\r\n\n", ": x\n\n", "\n"] {
+            assert_eq!(sent(start).as_deref(), Some(": keep-alive\n\n"), "{start:?}");
+        }
+        assert_eq!(sent("data: 1\r\n\r\n").as_deref(), Some(": keep-alive\r\n\r\n"));
+        for within in ["data: 1", "data: 1\n", "data: 1\r\n", "data: 1\r", "data: 1\r\r", "data: 1\r\n\r", ": x\n", "d"]
+        {
+            assert_eq!(sent(within), None, "{within:?}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_comment_changes_no_event(lines in proptest::collection::vec("(data: ?[a-c]?|: x|id: 1|)(\n|\r\n|\r)", 0..12)) {
+            let stream = lines.concat();
+            for at in 0..=stream.len() {
+                let (before, after) = stream.split_at(at);
+                if let Some(comment) = tail(&[before]).comment() {
+                    let with = [before.as_bytes(), comment, after.as_bytes()].concat();
+                    prop_assert_eq!(events(&with), events(stream.as_bytes()), "at {} of {:?}", at, stream);
+                }
+            }
+        }
+
         #[test]
         fn pieces_of_any_size_leave_the_same_tail(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..8)) {
             let mut tail = Tail::default();

@@ -56,6 +56,7 @@ fn all_problems_are_told_together_and_no_value() {
         ("UPSTREAM_TIMEOUT_SECONDS", "canary"),
         ("UPSTREAM_ERRORS", "canary"),
         ("SHUTDOWN_GRACE_SECONDS", "canary"),
+        ("SSE_KEEPALIVE_SECONDS", "canary"),
     ];
     let expected: BTreeSet<String> = bad.iter().map(|(name, _)| (*name).to_owned()).collect();
     for command in [&["check"][..], &[], &["serve"]] {
@@ -126,6 +127,7 @@ fn every_bad_value_is_found() {
         ("UPSTREAM_TIMEOUT_SECONDS", &["-1", "x", "0"]),
         ("UPSTREAM_ERRORS", &["RAW!", "on", "vertex"]),
         ("SHUTDOWN_GRACE_SECONDS", &["-1", "x"]),
+        ("SSE_KEEPALIVE_SECONDS", &["-1", "x", "0", "0.5", "86401"]),
         (
             "API_KEYS_JSON",
             &[
@@ -210,6 +212,7 @@ fn values_at_the_edge_are_taken() {
         ("UPSTREAM_ERRORS", "raw"),
         ("UPSTREAM_ERRORS", "openai"),
         ("SHUTDOWN_GRACE_SECONDS", "0"),
+        ("SSE_KEEPALIVE_SECONDS", "30"),
         ("GOOGLE_CLOUD_LOCATION", "us-central1"),
         ("GOOGLE_CLOUD_LOCATION", "eu"),
         ("MODEL_FLASH_ID", ""),
@@ -360,6 +363,7 @@ fn help_and_version_are_printed() {
             "UPSTREAM_TIMEOUT_SECONDS",
             "UPSTREAM_ERRORS",
             "SHUTDOWN_GRACE_SECONDS",
+            "SSE_KEEPALIVE_SECONDS",
             "GOOGLE_APPLICATION_CREDENTIALS",
             "GCE_METADATA_HOST",
             "GOOGLE_CLOUD_QUOTA_PROJECT",

@@ -37,7 +37,8 @@ impl Emulator {
     async fn start_with(pace: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let settings = ai_proxy::emulator::Settings { project: "demo".to_owned(), pace };
+        let mut settings = ai_proxy::emulator::Settings::new("demo");
+        settings.pace = pace;
         let server = tokio::spawn(ai_proxy::emulator::serve(listener, settings));
         let mut emulator = Self { address, token: String::new(), server };
         emulator.token = emulator.fetch_token().await["access_token"].as_str().unwrap().to_owned();
@@ -312,16 +313,6 @@ async fn scenarios_are_asked_for_by_marker() {
     assert_eq!(cut.body.matches("data: ").count(), 3);
     let tail = emulator.say("[emulator:json-tail]", true).await;
     assert!(tail.complete && tail.body.ends_with("\"status\": \"UNAVAILABLE\"\n  }\n}\n"));
-    // Every listed scenario answers something, streamed or not.
-    for scenario in ai_proxy::emulator::scenarios::all() {
-        let marker = scenario.marker().unwrap_or_default();
-        if scenario.name != "slow" {
-            for stream in [false, true] {
-                let answer = emulator.say(&marker, stream).await;
-                assert!(answer.status >= 200, "{}", scenario.name);
-            }
-        }
-    }
 }
 
 #[tokio::test]

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{CHAT_PATH, Gateway, KEY, Request, Response, SECOND_KEY, run, sse};
@@ -70,7 +69,7 @@ fn emulator() -> SocketAddr {
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             sender.send(listener.local_addr().expect("a bound address")).expect("the test waits");
-            let settings = ai_proxy::emulator::Settings { project: "test-project".to_owned(), pace: Duration::ZERO };
+            let settings = ai_proxy::emulator::Settings::new("test-project");
             ai_proxy::emulator::serve(listener, settings).await;
         });
     });

@@ -1,5 +1,6 @@
 //! `ai-proxy dev`: the gateway in front of the emulator, in one process, with nothing to set up.
 
+use super::emulator::{Options, PROJECT, refuse};
 use super::serve::{serve, start_runtime};
 use super::{fail, hardening, proxy, refuse_configuration, say};
 use crate::config::{Config, CredentialsSource, Environment, Problem};
@@ -7,16 +8,10 @@ use crate::emulator;
 use crate::keys::{NewEntry, NewKey};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
-use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// The project that the emulator plays.
-const PROJECT: &str = "ai-proxy-dev";
-/// Between two tokens of a stream: about as fast as a person can watch.
-const PACE: Duration = Duration::from_millis(25);
-
 /// Runs gateway and emulator until told to stop.
-pub(super) fn run() -> ExitCode {
+pub(super) fn run(options: &Options) -> ExitCode {
     let mut environment = Environment::of_process();
     if let Err(error) = proxy::bypass(&environment) {
         return fail(&format!("cannot start again with NO_PROXY: {error}"));
@@ -26,6 +21,10 @@ pub(super) fn run() -> ExitCode {
         let message = "must not be set for 'dev', which brings a metadata server of its own";
         return refuse_configuration(&[Problem { variable: "GCE_METADATA_HOST".into(), message: message.into() }]);
     }
+    let settings = match options.settings(PROJECT) {
+        Ok(settings) => settings,
+        Err(message) => return refuse(&message),
+    };
     let runtime = match start_runtime() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot start: {error}")),
@@ -34,11 +33,11 @@ pub(super) fn run() -> ExitCode {
         Ok(listener) => listener,
         Err(error) => return fail(&format!("cannot start the emulator: {error}")),
     };
-    let emulator = match listener.local_addr() {
+    let address = match listener.local_addr() {
         Ok(address) => address,
         Err(error) => return fail(&format!("cannot start the emulator: {error}")),
     };
-    let key = match prepare(&mut environment, emulator) {
+    let key = match prepare(&mut environment, address) {
         Ok(key) => key,
         Err(message) => return fail(message),
     };
@@ -52,9 +51,10 @@ pub(super) fn run() -> ExitCode {
     let aliases: Vec<String> = config.models.keys().cloned().collect();
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     runtime.block_on_gateway(async {
-        tokio::spawn(emulator::serve(listener, emulator::Settings { project: PROJECT.to_owned(), pace: PACE }));
+        tokio::spawn(emulator::serve(listener, settings));
+        let emulator = address;
         let announce = |address| {
-            say(&banner(scheme, address, key.as_ref(), &aliases.join(", ")));
+            say(&banner(scheme, address, emulator, key.as_ref(), &aliases.join(", ")));
         };
         serve(config, &gaps, announce).await
     })
@@ -76,7 +76,7 @@ fn prepare(environment: &mut Environment, emulator: SocketAddr) -> Result<Option
 }
 
 /// What a person needs to begin.
-fn banner(scheme: &str, address: SocketAddr, key: Option<&NewKey>, aliases: &str) -> String {
+fn banner(scheme: &str, address: SocketAddr, emulator: SocketAddr, key: Option<&NewKey>, aliases: &str) -> String {
     let host = match address.ip() {
         ip if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         ip => ip,
@@ -91,6 +91,7 @@ ai-proxy {version}: gateway and emulated Vertex AI; nothing leaves this machine,
   API key   {key}
   models    {aliases}
   docs      {base}/docs
+  control   http://{emulator}/_emulator/scenarios  next  exchanges  state
 
 Paste into another terminal:
 

@@ -2,12 +2,14 @@
 
 mod check;
 mod dev;
+mod emulator;
 mod hardening;
 mod keys;
 mod proxy;
 mod serve;
 mod usage;
 
+pub use self::emulator::Options;
 use crate::config::Problem;
 use crate::upstream::NoCertificates;
 use std::io::{self, Write};
@@ -24,7 +26,9 @@ pub enum Command {
     /// Run the gateway.
     Serve,
     /// Run the gateway in front of the emulator.
-    Dev,
+    Dev(Options),
+    /// Run the emulator.
+    Emulator(Options),
     /// Judge the configuration, and with `--live` what Google says.
     Check(check::Options),
     /// Make keys, or change the file that holds them.
@@ -43,13 +47,26 @@ impl Command {
     /// # Errors
     /// A sentence about the word that does not fit.
     pub fn parse(mut words: lexopt::Parser) -> Result<Self, lexopt::Error> {
-        use lexopt::prelude::{Long, Short, Value};
+        use lexopt::prelude::{Long, Short, Value, ValueExt};
         let mut values = Vec::new();
         let mut check = check::Options::default();
+        let mut options = Options::default();
         while let Some(word) = words.next()? {
             match word {
                 Long("help") | Short('h') => return Ok(Self::Help),
                 Long("version") | Short('V') => return Ok(Self::Version),
+                Long("scenarios") => options.scenarios = Some(words.value()?.into()),
+                Long("replay") => options.replay = Some(words.value()?.into()),
+                Long("always") => options.always = Some(words.value()?.string()?),
+                Long("speed") => {
+                    let speed = words.value()?.parse()?;
+                    if speed == 0 {
+                        return Err("--speed: must be a whole number, 1 or more".into());
+                    }
+                    options.speed = Some(speed);
+                }
+                Long("tls") => options.tls = Some(words.value()?.into()),
+                Long("list") => options.list = true,
                 Long("live") => check.live = true,
                 Long("json") => check.json = true,
                 Value(value) if values.is_empty() && value == "keys" => {
@@ -68,11 +85,16 @@ impl Command {
             return Err("--live and --json belong to 'check'".into());
         }
         match values[..] {
+            ["emulator"] => Ok(Self::Emulator(options)),
+            ["dev"] if options.tls.is_none() && !options.list => Ok(Self::Dev(options)),
+            ["dev"] => Err("--tls and --list are for 'ai-proxy emulator'".into()),
+            _ if options != Options::default() => {
+                Err("these options are for 'ai-proxy emulator' and 'ai-proxy dev'".into())
+            }
             [] | ["serve"] => Ok(Self::Serve),
-            ["dev"] => Ok(Self::Dev),
             ["check"] => Ok(Self::Check(check)),
             ["help"] => Ok(Self::Help),
-            ["serve" | "dev" | "check" | "help", word, ..] => {
+            ["serve" | "dev" | "emulator" | "check" | "help", word, ..] => {
                 Err(format!("'{word}' is one argument too many; see 'ai-proxy --help'").into())
             }
             [word, ..] => Err(format!("there is no command '{word}'; see 'ai-proxy --help'").into()),
@@ -83,7 +105,8 @@ impl Command {
     pub fn run(self) -> ExitCode {
         match self {
             Self::Serve => serve::run(),
-            Self::Dev => dev::run(),
+            Self::Dev(options) => dev::run(&options),
+            Self::Emulator(options) => emulator::run(&options),
             Self::Check(options) => check::run(options),
             Self::Keys(request) => request.run(),
             Self::Usage(arguments) => usage::run(arguments),
@@ -132,6 +155,7 @@ ai-proxy: OpenAI-style clients on Gemini in your own Google Cloud project
 Usage:
   ai-proxy [serve]        run the gateway
   ai-proxy dev            run it in front of an embedded emulator of Vertex AI
+  ai-proxy emulator       run the emulator alone, for testing other software
   ai-proxy check          judge the configuration, without network; for CI with --json
   ai-proxy check --live   ask Google too: token, project, each model, streaming, clock
   ai-proxy keys new [ID]  make a key, shown once: add it to the file, or without one print its entry
@@ -156,8 +180,15 @@ Options of 'usage' (no FILE: stdin):
   --gcloud                       let gcloud read Cloud Logging, with
     --project ID [GOOGLE_CLOUD_PROJECT]  --service NAME [CLOUD_RUN_SERVICE, or ai-proxy]  --freshness 7d [1d]
 
+Of the emulator, alone or in dev:
+  --scenarios DIR         further scenarios, or others in place of embedded ones
+  --replay DIR            answer from captured exchanges
+  --always NAME           this scenario wherever no other applies
+  --speed N               all pauses so many times as short
+  --list, --tls FILE      alone only: list the scenarios; speak TLS too, and write what to trust
+
 Environment (defaults in brackets):
-  PORT [8080]  HOST [0.0.0.0; dev: 127.0.0.1]
+  PORT [8080; emulator: 8090]  HOST [0.0.0.0; dev, emulator: 127.0.0.1]
   API_KEYS_FILE                  a file with the issued keys, read again when it changes  (required, or the next)
   API_KEYS_JSON                  [{\"id\":\"me\",\"key\":\"sk_live_...\",\"enabled\":true}]
   TLS_CERT_FILE, TLS_KEY_FILE    certificate chain and key in PEM form [TLS ends elsewhere]
@@ -184,6 +215,7 @@ Environment (defaults in brackets):
   THOUGHT_SIGNATURES             keep, skip-value or off [keep]
   THOUGHT_SIGNATURE_SKIP_VALUE   [skip_thought_signature_validator]
   SHUTDOWN_GRACE_SECONDS         for running requests after SIGTERM [9]
+  SSE_KEEPALIVE_SECONDS          a comment after so much silence of a stream [none]
   GOOGLE_APPLICATION_CREDENTIALS, GCE_METADATA_HOST, GOOGLE_CLOUD_QUOTA_PROJECT
                                  read by Google's library
   SSL_CERT_FILE, SSL_CERT_DIR    certificates that upstream is verified against
@@ -202,7 +234,22 @@ mod tests {
     #[test]
     fn words() {
         assert_eq!(parse(&[]).unwrap(), Command::Serve);
-        assert_eq!(parse(&["dev"]).unwrap(), Command::Dev);
+        assert_eq!(parse(&["dev"]).unwrap(), Command::Dev(Options::default()));
+        let options = Options { speed: Some(10), scenarios: Some("x".into()), ..Options::default() };
+        assert_eq!(parse(&["dev", "--speed", "10", "--scenarios=x"]).unwrap(), Command::Dev(options.clone()));
+        assert_eq!(parse(&["emulator", "--scenarios", "x", "--speed=10"]).unwrap(), Command::Emulator(options));
+        for bad in [
+            &["--speed", "1"][..],
+            &["serve", "--list"],
+            &["dev", "--list"],
+            &["dev", "--tls", "x"],
+            &["emulator", "--speed", "0"],
+            &["emulator", "--speed"],
+            &["emulator", "x"],
+            &["check", "--replay", "x"],
+        ] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
         assert!(matches!(parse(&["keys", "new", "ci"]).unwrap(), Command::Keys(_)));
         assert_eq!(parse(&["keys", "new", "--help"]).unwrap(), Command::Help);
         assert_eq!(parse(&["dev", "--help"]).unwrap(), Command::Help);

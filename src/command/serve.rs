@@ -115,17 +115,17 @@ pub(super) async fn serve(
 }
 
 /// SIGTERM, as platforms send it, or SIGINT, as Ctrl-C does.
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -168,7 +168,7 @@ pub(super) fn start_runtime() -> io::Result<GatewayRuntime> {
 }
 
 /// Opens a port. Tells it with the address it has got, or why not, naming the variable.
-fn listen(variable: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
+pub(super) fn listen(variable: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), String> {
     let open = || {
         let socket = match address {
             SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use http::header::{CONTENT_DISPOSITION, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
@@ -9,11 +12,12 @@ use serde_json::{Value, json};
 use super::body::{Step, Steps};
 use super::errors::{Detail, Refusal};
 use super::facts::Facts;
+use super::journal::Recorder;
 use super::reply::{self, Extra, Function, Google, Reply, ToolCall, Usage};
-use super::scenarios::{self, Answer, CompletionAnswer, ErrorAnswer, PlannedCall, RawAnswer, RawFrame};
+use super::scenarios::{self, Answer, CompletionAnswer, ErrorAnswer, Frame, PlannedCall, RawAnswer, SignaturePlan};
 use super::stream::Stream;
 use super::vertex::{Chat, Effort, Format, Target};
-use super::{random, schema, signatures, tokens, tools};
+use super::{Emulator, random, schema, signatures, tokens, tools, vertex};
 
 /// What a message costs beside its text.
 const MESSAGE_TOKENS: u64 = 1;
@@ -25,76 +29,140 @@ const THOUGHTS: &str =
 /// Calls in one step at most, whatever a scenario says.
 const MOST_CALLS: usize = 16;
 
+/// What becomes of a request.
+pub(super) enum Answered {
+    /// An answer.
+    Http(Response<Steps>),
+    /// Bytes on the connection in place of one.
+    Wire {
+        steps: Steps,
+        /// What is said instead over HTTP/2.
+        http2_reset: Option<u32>,
+    },
+}
+
+impl From<Response<Steps>> for Answered {
+    fn from(response: Response<Steps>) -> Self {
+        Self::Http(response)
+    }
+}
+
 /// Answers a request, after the pause that a scenario may ask for.
-pub(super) async fn answer(target: Target<'_>, headers: &HeaderMap, chat: &Chat, pace: Duration) -> Response<Steps> {
-    let scenario = scenarios::special_case(chat);
+pub(super) async fn answer(
+    emulator: &Emulator,
+    target: Target<'_>,
+    headers: &HeaderMap,
+    chat: &Chat,
+    recorder: &Recorder,
+) -> Answered {
+    let library = &emulator.settings.library;
+    let scenario = library.for_chat(chat, headers);
+    if let Some(scenario) = &scenario {
+        recorder.scenario(&scenario.name);
+    }
     let plain = CompletionAnswer::default();
-    let different = match scenario.map(scenarios::Scenario::answer) {
+    let different = match scenario.as_ref().map(|scenario| &scenario.answer) {
         Some(Answer::Error(error)) => {
-            pause(error.wait_ms).await;
-            return refuse(target, chat, error);
+            emulator.pause(error.wait_ms).await;
+            if error.revokes_token {
+                emulator.tokens.revoke();
+            }
+            return refuse(target, chat, error).into();
         }
         Some(Answer::Raw(raw)) => {
-            pause(raw.wait_ms).await;
-            return given(raw);
+            emulator.pause(raw.wait_ms).await;
+            return given(target, chat, raw).into();
+        }
+        Some(Answer::Wire(wire)) => {
+            let steps = Steps::stream(steps(target, chat, &wire.frames));
+            return Answered::Wire { steps, http2_reset: wire.http2_reset };
         }
         Some(Answer::Completion(different)) => different,
-        None => &plain,
+        Some(Answer::Token(_)) | None => &plain,
     };
-    pause(different.wait_ms).await;
-    let reply = complete(chat, different, traffic_type(headers));
+    let checks = scenario.as_ref().map(|scenario| scenario.checks.clone()).unwrap_or_default();
+    if let Err(refusal) = vertex::judge(chat, &checks) {
+        return refusal.response().into();
+    }
+    emulator.pause(different.wait_ms).await;
+    let echo = || match &library.instead_of_echo(chat, headers)?.answer {
+        Answer::Completion(different) => different.text.clone(),
+        _ => None,
+    };
+    let reply = complete(chat, different, traffic_type(headers), &echo);
     if !chat.stream {
         let body = Steps::whole(reply.completion());
-        return reply::response(StatusCode::OK, "application/json; charset=UTF-8", body);
+        return reply::response(StatusCode::OK, "application/json; charset=UTF-8", body).into();
     }
     let mut quirks = different.stream.clone();
     quirks.fragments |= chat.stream_arguments;
-    let pace = quirks.pace_ms.map_or(pace, Duration::from_millis);
+    let pace = quirks.pace_ms.map_or(emulator.settings.pace, Duration::from_millis);
     let body = Steps::stream(Stream::new(reply, quirks, pace));
     let mut response = reply::response(StatusCode::OK, "text/event-stream", body);
     response.headers_mut().insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
-    response
+    response.into()
 }
 
-async fn pause(milliseconds: u64) {
-    if milliseconds > 0 {
-        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-    }
+/// Fills in where a request goes.
+fn placed(target: Target<'_>, chat: &Chat, text: &str) -> String {
+    text.replace("{project}", target.project)
+        .replace("{location}", target.location)
+        .replace("{model}", &chat.model.name())
 }
 
 fn refuse(target: Target<'_>, chat: &Chat, error: &ErrorAnswer) -> Response<Steps> {
-    let message = error
-        .message
-        .replace("{project}", target.project)
-        .replace("{location}", target.location)
-        .replace("{model}", &chat.model.name());
     let refusal = Refusal {
         status: StatusCode::from_u16(error.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
         reason: error.status.clone(),
-        message,
+        message: placed(target, chat, &error.message),
         details: error.details.iter().cloned().map(Detail::Given).collect(),
         shape: error.shape,
     };
     with_headers(refusal.response(), &error.headers)
 }
 
-fn given(raw: &RawAnswer) -> Response<Steps> {
-    let steps: Vec<Step> = raw
-        .frames
-        .iter()
-        .map(|frame| match frame {
-            RawFrame::Send(text) => Step::Send(text.clone().into()),
-            RawFrame::WaitMs(pause) => Step::Wait(Duration::from_millis(*pause)),
-            RawFrame::Cut => Step::Cut,
-        })
-        .collect();
-    let body = match &steps[..] {
-        [Step::Send(whole)] => Steps::whole(whole.clone()),
-        _ => Steps::stream(steps.into_iter()),
+fn given(target: Target<'_>, chat: &Chat, raw: &RawAnswer) -> Response<Steps> {
+    let body = match &raw.frames[..] {
+        [Frame::Send(whole)] => Steps::whole(placed(target, chat, whole)),
+        frames => Steps::stream(steps(target, chat, frames)),
     };
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(raw.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     with_headers(response, &raw.headers)
+}
+
+/// The steps of a given answer, made as they are asked for.
+fn steps(target: Target<'_>, chat: &Chat, frames: &[Frame]) -> impl Iterator<Item = Step> + use<> {
+    type Made = Box<dyn Iterator<Item = Step> + Send>;
+    let one = |step| -> Made { Box::new(std::iter::once(step)) };
+    let frames: Vec<Made> = frames
+        .iter()
+        .map(|frame| match frame {
+            Frame::Send(text) => one(Step::Send(placed(target, chat, text).into())),
+            // Judged when the scenario was read.
+            Frame::SendBase64(text) => one(Step::Send(STANDARD.decode(text).unwrap_or_default().into())),
+            Frame::Repeat(repeat) => {
+                let text = Bytes::from(placed(target, chat, &repeat.send));
+                let wait = Step::Wait(Duration::from_millis(repeat.wait_ms));
+                Box::new((0..repeat.times).flat_map(move |_| [Step::Send(text.clone()), wait.clone()]))
+            }
+            Frame::Trickle(trickle) => {
+                let wait = Step::Wait(Duration::from_millis(trickle.wait_ms));
+                let text = Bytes::from(placed(target, chat, &trickle.send));
+                let size = trickle.bytes.max(1);
+                Box::new((0..text.len()).step_by(size).flat_map(move |at| {
+                    let piece = text.slice(at..text.len().min(at + size));
+                    [Step::Send(piece), wait.clone()]
+                }))
+            }
+            Frame::WaitMs(pause) => one(Step::Wait(Duration::from_millis(*pause))),
+            Frame::Hold => one(Step::Hold),
+            Frame::Cut => one(Step::Cut),
+            Frame::Reset => one(Step::Reset),
+            Frame::GoAway => one(Step::GoAway),
+        })
+        .collect();
+    frames.into_iter().flatten()
 }
 
 fn with_headers<'a>(
@@ -126,11 +194,14 @@ enum Said {
     Text(String),
 }
 
-fn complete(chat: &Chat, different: &CompletionAnswer, traffic_type: &str) -> Reply {
+/// What a scenario says in place of an echo.
+type Echo<'a> = &'a dyn Fn() -> Option<String>;
+
+fn complete(chat: &Chat, different: &CompletionAnswer, traffic_type: &str, echo: Echo<'_>) -> Reply {
     let said = match (different.steps.get(tools::steps_over(chat)), &different.text) {
-        (Some(step), _) => Said::Calls(calls(chat, step.iter().map(planned))),
-        (None, Some(text)) => Said::Text(filled(chat, text)),
-        (None, None) => say(chat, different.calls),
+        (Some(step), _) => Said::Calls(calls(chat, different.signature, step.iter().map(planned))),
+        (None, Some(text)) => Said::Text(filled(chat, text).repeat(different.text_times.unwrap_or(1) as usize)),
+        (None, None) => say(chat, different, echo),
     };
     let reasoning = different
         .reasoning_tokens
@@ -143,7 +214,8 @@ fn complete(chat: &Chat, different: &CompletionAnswer, traffic_type: &str) -> Re
         created: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         model: chat.model.name(),
         candidates: chat.candidates,
-        thoughts: (chat.include_thoughts && reasoning > 0).then(|| tagged(THOUGHTS, chat.thought_tag.as_deref())),
+        thoughts: ((chat.include_thoughts || different.thoughts) && reasoning > 0)
+            .then(|| tagged(THOUGHTS, different.thought_tag.as_deref().or(chat.thought_tag.as_deref()))),
         text: None,
         refusal: different.refusal.clone(),
         calls: Vec::new(),
@@ -193,13 +265,20 @@ fn complete(chat: &Chat, different: &CompletionAnswer, traffic_type: &str) -> Re
 }
 
 /// The calls of one step.
-fn calls(chat: &Chat, functions: impl Iterator<Item = Function>) -> Vec<ToolCall> {
+fn calls(chat: &Chat, plan: SignaturePlan, functions: impl Iterator<Item = Function>) -> Vec<ToolCall> {
     functions
         .enumerate()
         .map(|(at, function)| ToolCall {
             // Parallel siblings have none.
-            extra_content: (at == 0 && chat.model.signs_calls()).then(|| Extra {
-                google: Google { thought_signature: Some(signatures::issue()), ..Google::default() },
+            extra_content: (at == 0 && chat.model.signs_calls() && !plan.missing).then(|| Extra {
+                google: Google {
+                    thought_signature: Some(if plan.corrupted {
+                        signatures::corrupted()
+                    } else {
+                        signatures::issue(plan.characters)
+                    }),
+                    ..Google::default()
+                },
             }),
             function,
             id: random::call_id(),
@@ -222,12 +301,16 @@ fn filled(chat: &Chat, text: &str) -> String {
     }
 }
 
-fn say(chat: &Chat, count: Option<usize>) -> Said {
+fn say(chat: &Chat, different: &CompletionAnswer, echo: Echo<'_>) -> Said {
     let prompt = scenarios::without_markers(scenarios::prompt(chat));
     if let Some(tool) = tools::choose(chat, &prompt) {
-        let count = count.unwrap_or(1).clamp(1, MOST_CALLS);
+        let count = different.calls.unwrap_or(1).clamp(1, MOST_CALLS);
         let arguments = tools::arguments(tool, &prompt, count).into_iter();
-        return Said::Calls(calls(chat, arguments.map(|arguments| Function { arguments, name: tool.name.clone() })));
+        return Said::Calls(calls(
+            chat,
+            different.signature,
+            arguments.map(|arguments| Function { arguments, name: tool.name.clone() }),
+        ));
     }
     let results = tools::results(chat);
     if let Format::Json(schema) = &chat.format {
@@ -237,22 +320,19 @@ fn say(chat: &Chat, count: Option<usize>) -> Said {
         }
         let value = match schema {
             Some(schema) => schema::fill(schema, &mut facts),
-            None => json!({ "answer": plain_text(chat, &prompt, &results) }),
+            None => json!({ "answer": plain_text(chat, &prompt, &results, echo) }),
         };
         return Said::Text(Value::to_string(&value));
     }
-    Said::Text(plain_text(chat, &prompt, &results))
+    Said::Text(plain_text(chat, &prompt, &results, echo))
 }
 
-fn plain_text(chat: &Chat, prompt: &str, results: &[(String, &str)]) -> String {
+fn plain_text(chat: &Chat, prompt: &str, results: &[(String, &str)], echo: Echo<'_>) -> String {
     if !results.is_empty() {
         return tools::tell(results);
     }
-    if let Some(scenario) = scenarios::instead_of_echo(chat)
-        && let Answer::Completion(different) = scenario.answer()
-        && let Some(text) = &different.text
-    {
-        return filled(chat, text);
+    if let Some(text) = echo() {
+        return filled(chat, &text);
     }
     if prompt.is_empty() {
         return "I have read your message.".to_owned();
@@ -301,13 +381,18 @@ fn prompt_tokens(chat: &Chat) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::library::Library;
     use super::super::schema::tests::satisfies;
     use super::super::vertex::tests::chat;
     use super::*;
 
     fn reply(request: Value) -> Reply {
         let chat = chat(request).unwrap();
-        complete(&chat, &CompletionAnswer::default(), "ON_DEMAND")
+        let echo = || match &Library::embedded().instead_of_echo(&chat, &HeaderMap::new())?.answer {
+            Answer::Completion(different) => different.text.clone(),
+            _ => None,
+        };
+        complete(&chat, &CompletionAnswer::default(), "ON_DEMAND", &echo)
     }
 
     fn ask(prompt: &str, more: Value) -> Reply {
@@ -417,7 +502,7 @@ mod tests {
         let mut messages = vec![user.clone()];
         let next = |messages: &[Value]| {
             let request = json!({"model": "google/gemini-3.1-pro-preview", "messages": messages});
-            complete(&chat(request).unwrap(), &plan, "ON_DEMAND")
+            complete(&chat(request).unwrap(), &plan, "ON_DEMAND", &|| None)
         };
         let mut asked = Vec::new();
         let said = loop {

@@ -17,6 +17,8 @@ pub(super) enum Shape {
     Array,
     /// `{"error": …}`, as native calls do.
     Object,
+    /// A page of the front end's.
+    Html,
 }
 
 /// An error as Vertex would answer it.
@@ -163,11 +165,15 @@ impl Refusal {
         match self.shape {
             Shape::Array => format!("[{object}\n]"),
             Shape::Object => format!("{object}\n"),
+            Shape::Html => page(self.status, &self.message, "", ""),
         }
     }
 
     /// The whole answer.
     pub(super) fn response(&self) -> Response<Steps> {
+        if self.shape == Shape::Html {
+            return html(self.status, &self.message, "", "");
+        }
         let mut response = reply::response(self.status, "application/json; charset=UTF-8", Steps::whole(self.body()));
         if self.status == StatusCode::UNAUTHORIZED {
             response
@@ -180,21 +186,24 @@ impl Refusal {
 
 /// A page of Google's front end: `before`, the path, `after`.
 pub(super) fn html(status: StatusCode, before: &str, path: &str, after: &str) -> Response<Steps> {
-    let code = status.as_u16();
-    let reason = status.canonical_reason().unwrap_or("Error");
-    // A path may hold anything but blanks and controls.
-    let path = path.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;");
-    let page = format!(
-        "<!DOCTYPE html>\n<html lang=en>\n  <meta charset=utf-8>\n  <meta name=viewport content=\"initial-scale=1, \
-         minimum-scale=1, width=device-width\">\n  <title>Error {code} ({reason})!!1</title>\n  <a \
-         href=//www.google.com/><span id=logo aria-label=Google></span></a>\n  <p><b>{code}.</b> <ins>That’s an \
-         error.</ins>\n  <p>{before}{path}{after}  <ins>That’s all we know.</ins>\n"
-    );
-    let mut response = Response::new(Steps::whole(page));
+    let mut response = Response::new(Steps::whole(page(status, before, path, after)));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=UTF-8"));
     response.headers_mut().insert("referrer-policy", HeaderValue::from_static("no-referrer"));
     response
+}
+
+fn page(status: StatusCode, before: &str, path: &str, after: &str) -> String {
+    let code = status.as_u16();
+    let reason = status.canonical_reason().unwrap_or("Error");
+    // A path may hold anything but blanks and controls.
+    let path = path.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;");
+    format!(
+        "<!DOCTYPE html>\n<html lang=en>\n  <meta charset=utf-8>\n  <meta name=viewport content=\"initial-scale=1, \
+         minimum-scale=1, width=device-width\">\n  <title>Error {code} ({reason})!!1</title>\n  <a \
+         href=//www.google.com/><span id=logo aria-label=Google></span></a>\n  <p><b>{code}.</b> <ins>That’s an \
+         error.</ins>\n  <p>{before}{path}{after}  <ins>That’s all we know.</ins>\n"
+    )
 }
 
 /// The front end's page for a path that leads nowhere.

@@ -1,49 +1,23 @@
 //! Scenarios: what the emulator says in special cases, as data.
 //!
-//! One JSON file below `scenarios/` is one scenario: when it applies, and what is answered then. A new one is a file
-//! and its line in `FILES`.
+//! One JSON file is one scenario: when it applies, and what is answered then. `library` has those that are embedded.
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::errors::Shape;
 use super::tools;
-use super::vertex::{Chat, Role};
-
-/// The files, in the order in which they are tried.
-const FILES: &[(&str, &str)] = &[
-    ("blocked.json", include_str!("scenarios/blocked.json")),
-    ("cut.json", include_str!("scenarios/cut.json")),
-    ("empty.json", include_str!("scenarios/empty.json")),
-    ("forbidden.json", include_str!("scenarios/forbidden.json")),
-    ("html-404.json", include_str!("scenarios/html-404.json")),
-    ("internal.json", include_str!("scenarios/internal.json")),
-    ("json-tail.json", include_str!("scenarios/json-tail.json")),
-    ("malformed-call.json", include_str!("scenarios/malformed-call.json")),
-    ("object-error.json", include_str!("scenarios/object-error.json")),
-    ("overloaded.json", include_str!("scenarios/overloaded.json")),
-    ("parallel-calls.json", include_str!("scenarios/parallel-calls.json")),
-    ("pi-repair.json", include_str!("scenarios/pi-repair.json")),
-    ("rate-limited.json", include_str!("scenarios/rate-limited.json")),
-    ("slow.json", include_str!("scenarios/slow.json")),
-    ("tool-stop.json", include_str!("scenarios/tool-stop.json")),
-    ("shell-edit.json", include_str!("scenarios/shell-edit.json")),
-    ("shell-read.json", include_str!("scenarios/shell-read.json")),
-    ("shell-skill.json", include_str!("scenarios/shell-skill.json")),
-    ("introduction.json", include_str!("scenarios/introduction.json")),
-    ("greeting.json", include_str!("scenarios/greeting.json")),
-    ("rain.json", include_str!("scenarios/rain.json")),
-];
+use super::vertex::{Chat, Checks, Role};
 
 /// Begins a marker in a message: `[emulator:rate-limited]`.
 const MARKER: &str = "[emulator:";
-
-static SCENARIOS: LazyLock<Vec<Scenario>> = LazyLock::new(|| {
-    FILES.iter().map(|(_, text)| serde_json::from_str(text).expect("a test parses every embedded scenario")).collect()
-});
+/// A piece of an answer is repeated so often at most.
+const MOST_REPEATS: u32 = 1_000_000;
 
 /// A special case.
 #[derive(Clone, Debug, Deserialize)]
@@ -53,8 +27,14 @@ pub struct Scenario {
     pub name: String,
     /// One line for people: what it shows.
     pub about: String,
-    when: When,
-    answer: Answer,
+    /// What it is a case of; the folder of an embedded file.
+    #[serde(skip)]
+    pub family: String,
+    pub(super) when: When,
+    #[serde(default)]
+    pub(super) checks: Checks,
+    #[serde(default)]
+    pub(super) answer: Answer,
 }
 
 /// When a scenario applies: everything that is given must hold.
@@ -62,9 +42,11 @@ pub struct Scenario {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct When {
     /// Only where the answer would be an echo, rather than in place of everything; then it must give a text.
-    instead_of_echo: bool,
+    pub(super) instead_of_echo: bool,
     /// The last message holds `[emulator:MARKER]`.
-    marker: Option<String>,
+    pub(super) marker: Option<String>,
+    /// The marker may also stand in what the user has asked last, when functions have answered since.
+    whole_turn: bool,
     /// The model's name, with its publisher, begins so.
     model_prefix: Option<String>,
     /// The last message holds one of these, as whole words and in any case.
@@ -76,9 +58,28 @@ pub(super) struct When {
     /// Each of these functions may be called.
     callable: Vec<String>,
     /// The request has, or has not, functions.
-    has_tools: Option<bool>,
+    pub(super) has_tools: Option<bool>,
     /// The request asks, or does not ask, for a stream.
-    stream: Option<bool>,
+    pub(super) stream: Option<bool>,
+    /// Each of these header fields is there, and holds this text.
+    headers: BTreeMap<String, String>,
+    /// Of the calls for which all else holds, only some.
+    pub(super) calls: Option<Calls>,
+    /// Of the calls for which all else holds, this part of them, from 0 to 1.
+    pub(super) probability: Option<f64>,
+    /// Decides which calls those are: the same with each start.
+    pub(super) seed: u64,
+}
+
+/// Which calls are meant, counted from 1.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Calls {
+    from: u64,
+    to: u64,
+    /// After so many calls counting starts again.
+    #[serde(default)]
+    of: Option<u64>,
 }
 
 /// What is answered.
@@ -89,8 +90,18 @@ pub(super) enum Answer {
     Error(ErrorAnswer),
     /// Bytes as they stand.
     Raw(RawAnswer),
+    /// Bytes on the connection in place of all HTTP.
+    Wire(WireAnswer),
     /// A completion, in all that is not given as it would be otherwise.
     Completion(Box<CompletionAnswer>),
+    /// Of the metadata server and the token endpoints; only where it is asked for.
+    Token(TokenAnswer),
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self::Completion(Box::default())
+    }
 }
 
 /// An error in Google's shape.
@@ -110,6 +121,9 @@ pub(super) struct ErrorAnswer {
     /// Before the answer begins.
     #[serde(default)]
     pub(super) wait_ms: u64,
+    /// The bearer of the request is no good from now on.
+    #[serde(default)]
+    pub(super) revokes_token: bool,
 }
 
 /// An answer that is not made but given.
@@ -120,22 +134,84 @@ pub(super) struct RawAnswer {
     #[serde(default)]
     pub(super) headers: BTreeMap<String, String>,
     /// Sent one after the other.
-    pub(super) frames: Vec<RawFrame>,
+    pub(super) frames: Vec<Frame>,
     /// Before the answer begins.
     #[serde(default)]
     pub(super) wait_ms: u64,
 }
 
+/// What is put on the connection in place of an answer; then it is closed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WireAnswer {
+    /// Over HTTP/1.1: one after the other.
+    pub(super) frames: Vec<Frame>,
+    /// Over HTTP/2, where the library allows no wrong bytes: the code of RST_STREAM, 2 (INTERNAL_ERROR) if not given.
+    pub(super) http2_reset: Option<u32>,
+}
+
 /// A piece of a given answer.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum RawFrame {
-    /// Bytes.
+pub(super) enum Frame {
+    /// Text. `{project}`, `{location}` and `{model}` are filled in.
     Send(String),
+    /// Bytes.
+    SendBase64(String),
+    /// A text many times, with a pause after each.
+    Repeat(Repeat),
+    /// A text in small pieces, with a pause after each.
+    Trickle(Trickle),
     /// A pause.
     WaitMs(u64),
-    /// The connection ends here.
+    /// Nothing more until the client leaves.
+    Hold,
+    /// The answer ends irregularly here.
     Cut,
+    /// The connection is reset here.
+    Reset,
+    /// The connection takes no further requests.
+    GoAway,
+}
+
+/// The same again and again.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Repeat {
+    pub(super) send: String,
+    pub(super) times: u32,
+    #[serde(default)]
+    pub(super) wait_ms: u64,
+}
+
+/// Piece by piece.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Trickle {
+    pub(super) send: String,
+    pub(super) bytes: usize,
+    #[serde(default)]
+    pub(super) wait_ms: u64,
+}
+
+/// What is different about a token.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TokenAnswer {
+    pub(super) code: u16,
+    /// In place of a token.
+    pub(super) body: Option<String>,
+    /// How long the token is good for, and said to be.
+    pub(super) expires_in: Option<u64>,
+    /// No new token, but the last one again.
+    pub(super) same: bool,
+    pub(super) wait_ms: u64,
+}
+
+impl Default for TokenAnswer {
+    fn default() -> Self {
+        Self { code: 200, body: None, expires_in: None, same: false, wait_ms: 0 }
+    }
 }
 
 /// What is different about a completion.
@@ -146,6 +222,13 @@ pub(super) struct CompletionAnswer {
     pub(super) steps: Vec<Vec<PlannedCall>>,
     /// `{model}` is filled in, and `{last_result}` with what a function has answered last.
     pub(super) text: Option<String>,
+    /// The text so many times.
+    pub(super) text_times: Option<u32>,
+    /// Thoughts are told, whether they are asked for or not.
+    pub(super) thoughts: bool,
+    /// The tag around thoughts.
+    pub(super) thought_tag: Option<String>,
+    pub(super) signature: SignaturePlan,
     pub(super) refusal: Option<String>,
     pub(super) finish_reason: Option<String>,
     /// No message at all.
@@ -158,6 +241,18 @@ pub(super) struct CompletionAnswer {
     /// Before the answer begins.
     pub(super) wait_ms: u64,
     pub(super) stream: StreamQuirks,
+}
+
+/// What is different about thought signatures.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SignaturePlan {
+    /// The length, in characters.
+    pub(super) characters: Option<usize>,
+    /// It will not be accepted.
+    pub(super) corrupted: bool,
+    /// There is none.
+    pub(super) missing: bool,
 }
 
 /// A call that a scenario knows beforehand.
@@ -179,6 +274,20 @@ pub(super) struct StreamQuirks {
     /// Arguments come in fragments, as where the request says `stream_function_call_arguments`.
     pub(super) fragments: bool,
     pub(super) line_ending: LineEnding,
+    /// `data:` without the blank behind it.
+    pub(super) without_blank: bool,
+    /// This comment line stands before every event.
+    pub(super) comment: Option<String>,
+    /// The whole text is one event.
+    pub(super) one_event: bool,
+    /// Each parallel call is an event of its own.
+    pub(super) calls_apart: bool,
+    /// Events are sent so many at a time.
+    pub(super) together: Option<usize>,
+    /// Or in pieces of so many bytes.
+    pub(super) pieces: Option<usize>,
+    /// After the first event, before the second.
+    pub(super) stall_ms: u64,
     /// Ends after so many chunks: with `tail` where there is one, else by cutting the connection.
     pub(super) cut_after: Option<usize>,
     /// Sent as it stands in place of `data: [DONE]`.
@@ -219,41 +328,134 @@ pub(super) enum LineEnding {
     Crlf,
 }
 
-/// All scenarios.
-pub fn all() -> &'static [Scenario] {
-    &SCENARIOS
-}
-
 impl Scenario {
     /// What to put into the last message to get it; nothing where it applies by itself.
     pub fn marker(&self) -> Option<String> {
         self.when.marker.as_ref().map(|marker| format!("{MARKER}{marker}]"))
     }
 
-    pub(super) fn answer(&self) -> &Answer {
-        &self.answer
+    /// Whether it is a case of a token rather than of a chat.
+    pub(super) fn is_of_tokens(&self) -> bool {
+        matches!(self.answer, Answer::Token(_))
+    }
+
+    /// What is wrong with it, if anything: the field, and what it must be.
+    pub(super) fn problem(&self) -> Option<(&'static str, String)> {
+        let is_name = |text: &str| {
+            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        };
+        let wrong = |field: &'static str, expected: &str| Some((field, format!("must be {expected}")));
+        let when = &self.when;
+        if !is_name(&self.name) {
+            return wrong("name", "letters, digits and '-_.'");
+        }
+        if self.about.is_empty() || self.about.contains('\n') {
+            return wrong("about", "one line");
+        }
+        if when.marker.as_ref().is_some_and(|marker| *marker != self.name) {
+            return wrong("when.marker", "the same as the name");
+        }
+        if when.probability.is_some_and(|probability| !(0.0..=1.0).contains(&probability)) {
+            return wrong("when.probability", "from 0 to 1");
+        }
+        if when.calls.is_some_and(|calls| calls.from == 0 || calls.to < calls.from) {
+            return wrong("when.calls", "'from' 1 or more, 'to' not less than that");
+        }
+        if when.calls.is_some_and(|calls| calls.of.is_some_and(|of| of < calls.to)) {
+            return wrong("when.calls.of", "not less than 'to'");
+        }
+        if when.headers.keys().any(|name| name.parse::<HeaderName>().is_err()) {
+            return wrong("when.headers", "names of header fields");
+        }
+        let is_code = |code: u16| (200..=599).contains(&code);
+        const CODE: &str = "a status from 200 to 599";
+        let bad_headers = |headers: &BTreeMap<String, String>| {
+            headers
+                .iter()
+                .any(|(name, value)| name.parse::<HeaderName>().is_err() || value.parse::<HeaderValue>().is_err())
+        };
+        const HEADERS: &str = "names and values that HTTP allows";
+        match &self.answer {
+            Answer::Error(error) if StatusCode::from_u16(error.code).is_err() || !is_code(error.code) => {
+                return wrong("answer.error.code", CODE);
+            }
+            Answer::Error(error) if bad_headers(&error.headers) => return wrong("answer.error.headers", HEADERS),
+            Answer::Raw(raw) if !is_code(raw.code) => return wrong("answer.raw.code", CODE),
+            Answer::Raw(raw) if bad_headers(&raw.headers) => return wrong("answer.raw.headers", HEADERS),
+            Answer::Raw(raw) => {
+                if let Some(problem) = raw.frames.iter().find_map(Frame::problem) {
+                    return wrong("answer.raw.frames", problem);
+                }
+            }
+            Answer::Wire(wire) => {
+                if let Some(problem) = wire.frames.iter().find_map(Frame::problem) {
+                    return wrong("answer.wire.frames", problem);
+                }
+            }
+            Answer::Token(token) if !is_code(token.code) => return wrong("answer.token.code", CODE),
+            Answer::Completion(different) => {
+                let must_say = when.instead_of_echo || !different.steps.is_empty();
+                if must_say && different.text.is_none() {
+                    return wrong("answer.completion.text", "given, where there are steps, and in place of an echo");
+                }
+                if different.steps.iter().any(Vec::is_empty) {
+                    return wrong("answer.completion.steps", "lists of calls, none of them empty");
+                }
+                if !different.steps.iter().flatten().all(|call| when.callable.contains(&call.function)) {
+                    return wrong("when.callable", "all functions that the steps call");
+                }
+                if different.text_times.is_some_and(|times| times > MOST_REPEATS) {
+                    return wrong("answer.completion.text_times", "no more than 1000000");
+                }
+                if different.stream.pieces == Some(0) || different.stream.together == Some(0) {
+                    return wrong("answer.completion.stream", "with 'pieces' and 'together' of 1 or more");
+                }
+            }
+            Answer::Error(_) | Answer::Token(_) => {}
+        }
+        if when.instead_of_echo && !matches!(self.answer, Answer::Completion(_)) {
+            return wrong("answer", "a completion, in place of an echo");
+        }
+        None
     }
 }
 
-/// The scenario that a request is a case of.
-pub(super) fn special_case(chat: &Chat) -> Option<&'static Scenario> {
-    all().iter().find(|scenario| !scenario.when.instead_of_echo && scenario.when.holds(chat))
+impl Frame {
+    fn problem(&self) -> Option<&'static str> {
+        match self {
+            Self::SendBase64(text) if STANDARD.decode(text).is_err() => Some("such that 'send_base64' is base64"),
+            Self::Repeat(repeat) if repeat.times > MOST_REPEATS => Some("repeated no more than 1000000 times"),
+            Self::Trickle(trickle) if trickle.bytes == 0 => Some("such that a trickle has 1 byte or more"),
+            _ => None,
+        }
+    }
 }
 
-/// The scenario that takes the place of an echo.
-pub(super) fn instead_of_echo(chat: &Chat) -> Option<&'static Scenario> {
-    all().iter().find(|scenario| scenario.when.instead_of_echo && scenario.when.holds(chat))
+impl Calls {
+    /// Whether the `n`th call is one of them.
+    pub(super) fn hold(self, n: u64) -> bool {
+        let n = self.of.map_or(n, |of| (n - 1) % of + 1);
+        (self.from..=self.to).contains(&n)
+    }
 }
 
 impl When {
-    fn holds(&self, chat: &Chat) -> bool {
-        let spoken = chat.messages.iter().rfind(|message| message.role != Role::System);
+    /// Whether all holds that does not depend on how many calls there were.
+    pub(super) fn holds(&self, chat: &Chat, headers: &HeaderMap) -> bool {
+        let spoken = chat.messages.iter().rfind(|message| !message.is_instruction());
         let text = spoken.map_or("", |message| message.text.as_str());
-        let marked = |marker: &String| text.contains(&format!("{MARKER}{marker}]"));
+        let marked = |marker: &String| {
+            let marker = format!("{MARKER}{marker}]");
+            text.contains(&marker) || self.whole_turn && prompt(chat).contains(&marker)
+        };
         let prefixed = |prefix: &String| chat.model.name().starts_with(prefix.as_str());
         let said = |phrases: &[String], text: &str| {
             let words = plain_words(text);
             phrases.iter().any(|phrase| words.contains(&plain_words(phrase)))
+        };
+        let has_header = |(name, part): (&String, &String)| {
+            let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+            values.any(|value| value.contains(part.as_str()))
         };
         self.marker.as_ref().is_none_or(marked)
             && self.model_prefix.as_ref().is_none_or(prefixed)
@@ -261,9 +463,25 @@ impl When {
             && self.stream.is_none_or(|stream| stream == chat.stream)
             && self.max_words.is_none_or(|most| text.split_whitespace().take(most + 1).count() <= most)
             && self.callable.iter().all(|name| tools::may_call(chat, name))
+            && self.headers.iter().all(has_header)
             && (self.any_phrase.is_empty() || said(&self.any_phrase, text))
             && (self.any_prompt_phrase.is_empty() || said(&self.any_prompt_phrase, prompt(chat)))
     }
+
+    /// Whether the `n`th call for which it holds, from 1, is one of those that are meant.
+    pub(super) fn meant(&self, n: u64) -> bool {
+        self.calls.is_none_or(|calls| calls.hold(n)) && self.probability.is_none_or(|part| chance(self.seed, n) < part)
+    }
+}
+
+/// A number from 0 to 1 that depends on nothing but these two (SplitMix64).
+fn chance(seed: u64, n: u64) -> f64 {
+    let mut mixed = seed.wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^= mixed >> 31;
+    // 53 bits are what fits.
+    (mixed >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// What the user has said last.
@@ -295,42 +513,38 @@ pub(super) fn without_markers(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use serde_json::json;
 
     use super::super::vertex::tests::chat;
     use super::*;
 
     #[test]
-    fn every_file_is_embedded_and_parses() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/emulator/scenarios");
-        let present: BTreeSet<String> =
-            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        let embedded: BTreeSet<String> = FILES.iter().map(|(name, _)| (*name).to_owned()).collect();
-        assert_eq!(present, embedded);
-        let mut names = BTreeSet::new();
-        for (file, text) in FILES {
-            let scenario: Scenario = serde_json::from_str(text).unwrap_or_else(|error| panic!("{file}: {error}"));
-            assert_eq!(*file, format!("{}.json", scenario.name));
-            assert!(scenario.when.marker.as_ref().is_none_or(|marker| *marker == scenario.name));
-            assert!(!scenario.about.is_empty());
-            if let Answer::Completion(different) = &scenario.answer {
-                let must_say = scenario.when.instead_of_echo || !different.steps.is_empty();
-                assert!(!must_say || different.text.is_some(), "{file} says nothing");
-                assert!(
-                    !scenario.when.instead_of_echo || different.steps.is_empty(),
-                    "{file} calls in place of an echo"
-                );
-                assert!(different.steps.iter().all(|step| !step.is_empty()), "{file} has an empty step");
-                for call in different.steps.iter().flatten() {
-                    assert!(scenario.when.callable.contains(&call.function), "{file} calls what may be missing");
-                }
-            } else {
-                assert!(!scenario.when.instead_of_echo, "{file} says nothing");
-            }
-            assert!(names.insert(scenario.name));
-        }
+    fn some_calls_are_meant() {
+        let meant = |when: Value| {
+            let when: When = serde_json::from_value(when).unwrap();
+            (1..=8).map(|n| if when.meant(n) { 'x' } else { '.' }).collect::<String>()
+        };
+        assert_eq!(meant(json!({})), "xxxxxxxx");
+        assert_eq!(meant(json!({"calls": {"from": 2, "to": 3}})), ".xx.....");
+        assert_eq!(meant(json!({"calls": {"from": 1, "to": 2, "of": 3}})), "xx.xx.xx");
+        assert_eq!(meant(json!({"probability": 0})), "........");
+        assert_eq!(meant(json!({"probability": 1})), "xxxxxxxx");
+        let some = json!({"probability": 0.3, "seed": 7});
+        assert_eq!(meant(some.clone()), meant(some.clone()));
+        assert_ne!(meant(some), meant(json!({"probability": 0.3, "seed": 8})));
+        let when: When = serde_json::from_value(json!({"probability": 0.3})).unwrap();
+        let count = (1..=10_000).filter(|n| when.meant(*n)).count();
+        assert!((2_800..3_200).contains(&count), "{count}");
+    }
+
+    #[test]
+    fn header_fields_are_a_condition() {
+        let request = chat(json!({"model": "google/gemini-2.5-flash", "messages": [{"role": "user", "content": "x"}]}));
+        let when: When = serde_json::from_value(json!({"headers": {"User-Agent": "ai-proxy/"}})).unwrap();
+        let mut headers = HeaderMap::new();
+        assert!(!when.holds(request.as_ref().unwrap(), &headers));
+        headers.insert("user-agent", "ai-proxy/1.2".parse().unwrap());
+        assert!(when.holds(&request.unwrap(), &headers));
     }
 
     #[test]
@@ -355,7 +569,7 @@ mod tests {
             for (name, value) in more.as_object().unwrap() {
                 request[name] = value.clone();
             }
-            serde_json::from_value::<When>(when).unwrap().holds(&chat(request).unwrap())
+            serde_json::from_value::<When>(when).unwrap().holds(&chat(request).unwrap(), &HeaderMap::new())
         };
         assert!(holds(json!({"any_prompt_phrase": ["read the notes"], "callable": ["sh"]}), json!({})));
         assert!(!holds(json!({"any_prompt_phrase": ["a fish"]}), json!({})));

@@ -7,6 +7,7 @@ use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde::Deserialize;
 
 use super::random;
 
@@ -22,15 +23,32 @@ const LENIENT: GeneralPurposeConfig =
 const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
-/// A new signature.
-pub(super) fn issue() -> String {
-    let seed: [u8; 32] = random::bytes();
-    issue_from(&seed)
+/// Which spellings of the dummy are taken; which the real endpoint takes is not publicly known.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Dummy {
+    #[default]
+    Either,
+    Raw,
+    Base64,
+    Neither,
 }
 
-fn issue_from(seed: &[u8]) -> String {
+/// A new signature, of so many characters or of any size that real ones have.
+pub(super) fn issue(characters: Option<usize>) -> String {
+    let seed: [u8; 32] = random::bytes();
+    issue_from(&seed, characters)
+}
+
+/// One that looks like any other and is not accepted: for a model or a key that has changed within a conversation.
+pub(super) fn corrupted() -> String {
+    STANDARD.encode([PREFIX, &random::bytes::<96>()].concat())
+}
+
+fn issue_from(seed: &[u8], characters: Option<usize>) -> String {
     let pick = digest(&SHA256, seed).as_ref()[0];
-    let size = SIZES[usize::from(pick) % SIZES.len()];
+    let least = PREFIX.len() + SHA256_OUTPUT_LEN;
+    let size = characters.map_or(SIZES[usize::from(pick) % SIZES.len()], |characters| (characters / 4 * 3).max(least));
     let mut bytes = PREFIX.to_vec();
     let mut block = digest(&SHA256, seed);
     while bytes.len() < size - SHA256_OUTPUT_LEN {
@@ -44,15 +62,15 @@ fn issue_from(seed: &[u8]) -> String {
 }
 
 /// Whether a signature is one of ours, unchanged, or the dummy.
-pub(super) fn accepts(signature: &str) -> bool {
+pub(super) fn accepts(signature: &str, dummy: Dummy) -> bool {
     if signature == DUMMY {
-        return true;
+        return matches!(dummy, Dummy::Either | Dummy::Raw);
     }
     let Ok(bytes) = STANDARD.decode(signature).or_else(|_| URL_SAFE.decode(signature)) else {
         return false;
     };
     if bytes == DUMMY.as_bytes() {
-        return true;
+        return matches!(dummy, Dummy::Either | Dummy::Base64);
     }
     let Some((filler, seal)) = bytes.len().checked_sub(SHA256_OUTPUT_LEN).map(|at| bytes.split_at(at)) else {
         return false;
@@ -68,24 +86,30 @@ mod tests {
     fn signatures_come_back_unchanged_or_not_at_all() {
         let mut sizes = Vec::new();
         for seed in 0..200_u8 {
-            let signature = issue_from(&[seed]);
-            assert!(accepts(&signature));
+            let signature = issue_from(&[seed], None);
+            assert!(accepts(&signature, Dummy::Neither));
             sizes.push(signature.len());
             let mut changed = signature.into_bytes();
             changed[40] = if changed[40] == b'A' { b'B' } else { b'A' };
-            assert!(!accepts(&String::from_utf8(changed).unwrap()));
+            assert!(!accepts(&String::from_utf8(changed).unwrap(), Dummy::Either));
         }
         assert_eq!(sizes.iter().min(), Some(&100));
         assert!(sizes.iter().max() > Some(&10_000));
-        assert_ne!(issue(), issue());
+        assert_ne!(issue(None), issue(None));
+        for characters in [0, 100, 1000, 10_680, 100_000] {
+            let signature = issue(Some(characters));
+            assert!(accepts(&signature, Dummy::Neither));
+            assert!(signature.len().abs_diff(characters.max(68)) < 4, "{}", signature.len());
+        }
+        assert!(!accepts(&corrupted(), Dummy::Either));
     }
 
     #[test]
     fn the_dummy_is_accepted_in_both_spellings() {
-        assert!(accepts(DUMMY));
-        assert!(accepts(&STANDARD.encode(DUMMY)));
+        assert!(accepts(DUMMY, Dummy::Either));
+        assert!(accepts(&STANDARD.encode(DUMMY), Dummy::Either));
         for other in ["", "nonsense", "c2tpcA==", "\u{1F600}"] {
-            assert!(!accepts(other), "{other}");
+            assert!(!accepts(other, Dummy::Either), "{other}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::body::Step;
 use super::reply::{Choice, Extra, Function, Google, Message, Reply, ToolCall, json};
@@ -22,7 +22,13 @@ pub(super) struct Stream {
     chunks: usize,
     ended: bool,
     ready: VecDeque<Step>,
+    /// Events that are to be sent together.
+    held: BytesMut,
+    held_events: usize,
 }
+
+/// Long enough for a piece to leave by itself.
+const BETWEEN_PIECES: Duration = Duration::from_micros(200);
 
 /// What one chunk adds.
 enum Delta {
@@ -41,7 +47,11 @@ impl Stream {
             deltas.extend(tokens::split(thoughts).map(|token| Delta::Thought(token.to_owned())));
         }
         if let Some(text) = &reply.text {
-            deltas.extend(tokens::split(text).map(|token| Delta::Text(token.to_owned())));
+            if quirks.one_event {
+                deltas.push(Delta::Text(text.clone()));
+            } else {
+                deltas.extend(tokens::split(text).map(|token| Delta::Text(token.to_owned())));
+            }
         }
         if quirks.fragments {
             for (at, call) in reply.calls.iter().enumerate() {
@@ -49,20 +59,68 @@ impl Stream {
             }
         } else if !reply.calls.is_empty() {
             let calls = reply.calls.iter().enumerate();
-            deltas.push(Delta::Calls(calls.map(|(at, call)| indexed(call.clone(), at, quirks.call_index)).collect()));
+            let mut calls = calls.map(|(at, call)| indexed(call.clone(), at, quirks.call_index));
+            if quirks.calls_apart {
+                deltas.extend(calls.map(|call| Delta::Calls(vec![call])));
+            } else {
+                deltas.push(Delta::Calls(calls.by_ref().collect()));
+            }
         }
         if deltas.is_empty() || quirks.usage == UsagePlace::LastChunkApart {
             deltas.push(Delta::End);
         }
-        Self { reply, quirks, pace, deltas, choice: 0, delta: 0, chunks: 0, ended: false, ready: VecDeque::new() }
+        Self {
+            reply,
+            quirks,
+            pace,
+            deltas,
+            choice: 0,
+            delta: 0,
+            chunks: 0,
+            ended: false,
+            ready: VecDeque::new(),
+            held: BytesMut::new(),
+            held_events: 0,
+        }
     }
 
-    fn event(&self, data: &str) -> Step {
+    /// Puts bytes into `ready`, cut or put together as the quirks have it.
+    fn send(&mut self, bytes: Bytes) {
+        if let Some(size) = self.quirks.pieces {
+            for at in (0..bytes.len()).step_by(size) {
+                self.ready.push_back(Step::Send(bytes.slice(at..bytes.len().min(at + size))));
+                // Without a pause they would leave together.
+                self.ready.push_back(Step::Wait(BETWEEN_PIECES));
+            }
+        } else if let Some(together) = self.quirks.together {
+            self.held.extend_from_slice(&bytes);
+            self.held_events += 1;
+            if self.held_events == together {
+                self.flush();
+            }
+        } else {
+            self.ready.push_back(Step::Send(bytes));
+        }
+    }
+
+    /// Sends what was held back to be sent together.
+    fn flush(&mut self) {
+        self.held_events = 0;
+        if !self.held.is_empty() {
+            self.ready.push_back(Step::Send(self.held.split().freeze()));
+        }
+    }
+
+    fn event(&self, data: &str) -> Bytes {
         let end = match self.quirks.line_ending {
             LineEnding::Lf => "\n\n",
             LineEnding::Crlf => "\r\n\r\n",
         };
-        Step::Send(Bytes::from(format!("data: {data}{end}")))
+        let blank = if self.quirks.without_blank { "" } else { " " };
+        match &self.quirks.comment {
+            None => Bytes::from(format!("data:{blank}{data}{end}")),
+            Some(comment) => Bytes::from(format!("{comment}{}data:{blank}{data}{end}", &end[..end.len() / 2])),
+        }
     }
 
     fn chunk(&self) -> String {
@@ -109,6 +167,7 @@ impl Stream {
         }
         if self.quirks.cut_after == Some(self.chunks) {
             self.ended = true;
+            self.flush();
             match self.quirks.tail.clone() {
                 Some(tail) => self.ready.push_back(Step::Send(tail.into())),
                 None => self.ready.push_back(Step::Cut),
@@ -120,19 +179,21 @@ impl Stream {
             if self.quirks.usage == UsagePlace::ExtraChunk {
                 let reply = &self.reply;
                 let chunk = json(&reply.envelope("chat.completion.chunk", Vec::new(), Some(&reply.usage)));
-                self.ready.push_back(self.event(&chunk));
+                self.send(self.event(&chunk));
             }
             match self.quirks.tail.clone() {
-                Some(tail) => self.ready.push_back(Step::Send(tail.into())),
-                None => self.ready.push_back(self.event("[DONE]")),
+                Some(tail) => self.send(tail.into()),
+                None => self.send(self.event("[DONE]")),
             }
+            self.flush();
             return;
         }
         if self.chunks > 0 {
-            self.ready.push_back(Step::Wait(self.pace));
+            let stall = Duration::from_millis(if self.chunks == 1 { self.quirks.stall_ms } else { 0 });
+            self.ready.push_back(Step::Wait(self.pace + stall));
         }
         let chunk = self.chunk();
-        self.ready.push_back(self.event(&chunk));
+        self.send(self.event(&chunk));
         self.chunks += 1;
         self.delta += 1;
         if self.delta == self.deltas.len() {
@@ -169,7 +230,7 @@ impl Iterator for Stream {
     type Item = Step;
 
     fn next(&mut self) -> Option<Step> {
-        if self.ready.is_empty() {
+        while self.ready.is_empty() && !self.ended {
             self.advance();
         }
         self.ready.pop_front()
@@ -209,7 +270,7 @@ mod tests {
             .filter_map(|step| match step {
                 Step::Send(bytes) => Some(String::from_utf8(bytes.to_vec()).unwrap()),
                 Step::Wait(_) => None,
-                Step::Cut => Some("CUT".to_owned()),
+                _ => Some("CUT".to_owned()),
             })
             .collect()
     }

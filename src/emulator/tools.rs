@@ -177,7 +177,7 @@ pub(super) fn results(chat: &Chat) -> Vec<(String, &str)> {
                 answered += 1;
                 results.push((name_of(message, named.map(|call| call.name.as_str())), message.text.as_str()));
             }
-            Role::System | Role::User => {}
+            Role::System | Role::Developer | Role::User => {}
         }
     }
     results

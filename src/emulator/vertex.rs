@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use http::header::{AUTHORIZATION, HeaderMap};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::errors::Refusal;
@@ -90,12 +91,47 @@ pub(super) struct Chat {
     pub(super) thought_tag: Option<String>,
     /// Arguments of functions are streamed too.
     pub(super) stream_arguments: bool,
+    /// Fields that Vertex does not know, in their order.
+    unknown_fields: Vec<String>,
+    /// A message is by `developer`, whom Google's page does not list.
+    by_developer: bool,
 }
+
+/// The fields that Google's page lists, and its envelope for more.
+const KNOWN_FIELDS: [&str; 25] = [
+    "audio",
+    "extra_body",
+    "frequency_penalty",
+    "function_call",
+    "functions",
+    "max_completion_tokens",
+    "max_tokens",
+    "messages",
+    "modalities",
+    "model",
+    "n",
+    "presence_penalty",
+    "reasoning_effort",
+    "response_format",
+    "seed",
+    "stop",
+    "stream",
+    "stream_options",
+    "temperature",
+    "tool_choice",
+    "tools",
+    "top_k",
+    "top_p",
+    "web_search_options",
+    "google",
+];
 
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     System,
+    /// As `System`, where it is taken.
+    Developer,
     User,
     Assistant,
     Tool,
@@ -113,6 +149,13 @@ pub(super) struct Message {
     pub(super) answers: Option<String>,
     /// Of a tool's message: the function, where it is given.
     pub(super) name: Option<String>,
+}
+
+impl Message {
+    /// Whether it is by nobody who takes part.
+    pub(super) fn is_instruction(&self) -> bool {
+        matches!(self.role, Role::System | Role::Developer)
+    }
 }
 
 /// A function call in the history.
@@ -158,7 +201,7 @@ pub(super) enum Effort {
     High,
 }
 
-/// Reads and judges a body.
+/// Reads a body and judges its form.
 pub(super) fn read(target: Target<'_>, project: &str, body: &[u8]) -> Result<Chat, Refusal> {
     let request = match serde_json::from_slice(body) {
         Ok(Value::Object(request)) => request,
@@ -186,7 +229,7 @@ pub(super) fn read(target: Target<'_>, project: &str, body: &[u8]) -> Result<Cha
         return Err(Refusal::no_model(target.project, target.location, publisher, id));
     };
     let messages = read_messages(fields.list("messages")?)?;
-    if !messages.iter().any(|message| message.role != Role::System) {
+    if messages.iter().all(Message::is_instruction) {
         return Err(Refusal::invalid(
             "Unable to submit request because at least one contents field is required. Learn more: \
              https://cloud.google.com/vertex-ai/generative-ai/docs/model-reference/gemini",
@@ -219,6 +262,8 @@ pub(super) fn read(target: Target<'_>, project: &str, body: &[u8]) -> Result<Cha
         format: read_format(&fields),
         tools: read_tools(&fields)?,
         tool_choice: read_tool_choice(&fields)?,
+        by_developer: messages.iter().any(|message| message.role == Role::Developer),
+        unknown_fields: request.keys().filter(|name| !KNOWN_FIELDS.contains(&name.as_str())).cloned().collect(),
         messages,
         model,
     };
@@ -227,8 +272,60 @@ pub(super) fn read(target: Target<'_>, project: &str, body: &[u8]) -> Result<Cha
     {
         return Err(Refusal::invalid(NO_DETAIL));
     }
-    check_history(&chat)?;
     Ok(chat)
+}
+
+/// Judges what is asked, as strictly as is wanted.
+pub(super) fn judge(chat: &Chat, checks: &Checks) -> Result<(), Refusal> {
+    if checks.unknown_fields == UnknownFields::Refused
+        && let Some(name) = chat.unknown_fields.first()
+    {
+        return Err(Refusal::invalid(format!(
+            "Invalid JSON payload received. Unknown name \"{name}\": Cannot find field."
+        )));
+    }
+    if chat.by_developer && !checks.developer_role {
+        return Err(Refusal::invalid("Please use a valid role: user, model."));
+    }
+    check_history(chat, &checks.signatures)
+}
+
+/// How strictly a request is judged: in all that is not publicly known there is a choice.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Checks {
+    pub(super) unknown_fields: UnknownFields,
+    /// Messages by `developer` are taken.
+    pub(super) developer_role: bool,
+    pub(super) signatures: SignatureChecks,
+}
+
+/// What becomes of fields that are not known.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum UnknownFields {
+    /// As Vertex documents.
+    #[default]
+    Ignored,
+    /// As the Developer API does.
+    Refused,
+}
+
+/// How thought signatures are judged.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SignatureChecks {
+    pub(super) dummy: signatures::Dummy,
+    pub(super) wording: Wording,
+}
+
+/// The words in which a missing signature is refused.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Wording {
+    #[default]
+    Vertex,
+    Developer,
 }
 
 /// Google's parser points at the place; ours does the same, a little more roughly.
@@ -308,10 +405,10 @@ fn read_messages(list: &[Value]) -> Result<Vec<Message>, Refusal> {
         let text = |name: &str| message.get(name).and_then(Value::as_str).map(str::to_owned);
         let role = match message.get("role").and_then(Value::as_str) {
             Some("system") => Role::System,
+            Some("developer") => Role::Developer,
             Some("user") => Role::User,
             Some("assistant") => Role::Assistant,
             Some("tool" | "function") => Role::Tool,
-            // `developer` too: Google's page does not list it.
             _ => return Err(Refusal::invalid("Please use a valid role: user, model.")),
         };
         let (content, media) = read_content(message.get("content"));
@@ -431,13 +528,13 @@ fn read_effort(model: Model, fields: &Fields<'_>, thinking: Option<&Value>) -> R
 }
 
 /// Calls and their answers must pair, and Gemini 3's signatures must have come back.
-fn check_history(chat: &Chat) -> Result<(), Refusal> {
+fn check_history(chat: &Chat, checks: &SignatureChecks) -> Result<(), Refusal> {
     let turn = current_turn(&chat.messages);
     // Vertex counts contents: system messages are none, and a step's answers are one.
     let mut block = 0;
     let mut previous = None;
     for (at, message) in chat.messages.iter().enumerate() {
-        if message.role == Role::System {
+        if message.is_instruction() {
             continue;
         }
         let first_of_step = previous != Some(Role::Assistant);
@@ -456,24 +553,37 @@ fn check_history(chat: &Chat) -> Result<(), Refusal> {
             ));
         }
         if chat.model.signs_calls() && at >= turn {
-            check_signatures(message, block, first_of_step)?;
+            check_signatures(message, block, first_of_step, checks)?;
         }
     }
     Ok(())
 }
 
-fn check_signatures(message: &Message, block: usize, first_of_step: bool) -> Result<(), Refusal> {
+fn check_signatures(
+    message: &Message,
+    block: usize,
+    first_of_step: bool,
+    checks: &SignatureChecks,
+) -> Result<(), Refusal> {
     for (at, call) in message.calls.iter().enumerate() {
         match &call.signature {
-            Some(signature) if signatures::accepts(signature) => {}
+            Some(signature) if signatures::accepts(signature, checks.dummy) => {}
             Some(_) => return Err(Refusal::invalid("Corrupted thought signature.")),
             None if at == 0 && first_of_step => {
-                return Err(Refusal::invalid(format!(
-                    "Unable to submit request because function call `default_api:{}` in the {block}. content block is \
-                     missing a `thought_signature`. Learn more: \
-                     https://docs.cloud.google.com/vertex-ai/generative-ai/docs/thought-signatures",
-                    call.name
-                )));
+                let name = &call.name;
+                return Err(Refusal::invalid(match checks.wording {
+                    Wording::Vertex => format!(
+                        "Unable to submit request because function call `default_api:{name}` in the {block}. content \
+                         block is missing a `thought_signature`. Learn more: \
+                         https://docs.cloud.google.com/vertex-ai/generative-ai/docs/thought-signatures"
+                    ),
+                    Wording::Developer => format!(
+                        "Function call is missing a thought_signature in functionCall parts. This is required for \
+                         tools to work correctly, and missing thought_signature may lead to degraded model \
+                         performance. Additional data, function call `default_api:{name}` , position {block}. Please \
+                         refer to https://ai.google.dev/gemini-api/docs/thought-signatures for more details."
+                    ),
+                }));
             }
             None => {}
         }
@@ -497,7 +607,9 @@ pub(super) mod tests {
 
     /// Reads a body as for project `p`.
     pub(in super::super) fn chat(body: Value) -> Result<Chat, Refusal> {
-        read(TARGET, "p", body.to_string().as_bytes())
+        let chat = read(TARGET, "p", body.to_string().as_bytes())?;
+        judge(&chat, &Checks::default())?;
+        Ok(chat)
     }
 
     fn message(body: Value) -> String {
@@ -615,7 +727,7 @@ pub(super) mod tests {
              https://docs.cloud.google.com/vertex-ai/generative-ai/docs/thought-signatures"
         );
         assert!(chat(history("google/gemini-2.5-flash", json!([call(None)]), 1)).is_ok());
-        let issued = signatures::issue();
+        let issued = signatures::issue(None);
         assert!(chat(history(pro, json!([call(Some(&issued))]), 1)).is_ok());
         // Parallel siblings have none.
         assert!(chat(history(pro, json!([call(Some(&issued)), call(None)]), 2)).is_ok());
@@ -626,6 +738,35 @@ pub(super) mod tests {
         let next = json!({"role": "user", "content": "Thanks"});
         over["messages"].as_array_mut().unwrap().push(next);
         assert!(chat(over).is_ok());
+    }
+
+    #[test]
+    fn checks_are_a_choice() {
+        let flash = "google/gemini-2.5-flash";
+        let judged = |body: Value, checks: Value| {
+            let chat = read(TARGET, "p", body.to_string().as_bytes()).unwrap();
+            judge(&chat, &serde_json::from_value(checks).unwrap()).err().map(|refusal| refusal.message)
+        };
+        let hi = json!({"model": flash, "messages": [{"role": "developer", "content": "x"},
+            {"role": "user", "content": "hi"}], "store": true, "user": "u"});
+        assert_eq!(judged(hi.clone(), json!({})).unwrap(), "Please use a valid role: user, model.");
+        assert_eq!(judged(hi.clone(), json!({"developer_role": true})), None);
+        assert_eq!(
+            judged(hi, json!({"unknown_fields": "refused"})).unwrap(),
+            "Invalid JSON payload received. Unknown name \"store\": Cannot find field."
+        );
+        let pro = "google/gemini-3.1-pro-preview";
+        let developer = judged(history(pro, json!([call(None)]), 1), json!({"signatures": {"wording": "developer"}}));
+        assert!(developer.unwrap().contains("function call `default_api:add` , position 2."));
+        let raw = history(pro, json!([call(Some("skip_thought_signature_validator"))]), 1);
+        let encoded = history(pro, json!([call(Some("c2tpcF90aG91Z2h0X3NpZ25hdHVyZV92YWxpZGF0b3I="))]), 1);
+        for (dummy, takes_raw, takes_encoded) in
+            [("either", true, true), ("raw", true, false), ("base64", false, true), ("neither", false, false)]
+        {
+            let checks = json!({"signatures": {"dummy": dummy}});
+            assert_eq!(judged(raw.clone(), checks.clone()).is_none(), takes_raw, "{dummy}");
+            assert_eq!(judged(encoded.clone(), checks).is_none(), takes_encoded, "{dummy}");
+        }
     }
 
     proptest! {

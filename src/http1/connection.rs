@@ -129,6 +129,11 @@ impl Connection {
         !self.torn && !self.hung_up
     }
 
+    /// Whether everything that was to be sent is sent.
+    pub(super) fn is_all_sent(&self) -> bool {
+        self.output.is_empty() && !self.torn
+    }
+
     /// Reads what there is, waiting for at least one byte; 0 at the end.
     pub(super) async fn read_more(&mut self) -> io::Result<usize> {
         poll_fn(|cx| self.poll_read_more(cx)).await

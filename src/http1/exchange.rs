@@ -396,6 +396,30 @@ impl<'c> Exchange<'c> {
         Ok(())
     }
 
+    /// Whether every byte that `content-length` has announced is sent.
+    #[must_use]
+    pub fn is_delivered(&self) -> bool {
+        self.framing == Framing::Counted && self.length_left == 0 && self.connection.is_all_sent()
+    }
+
+    /// Whether the answer's body is being sent in chunks.
+    #[must_use]
+    pub fn is_chunked(&self) -> bool {
+        self.framing == Framing::Chunked
+    }
+
+    /// Sends a chunk that is none of the answer's own bytes, and is counted nowhere.
+    ///
+    /// # Errors
+    /// That the client is gone or the grace period is over.
+    pub async fn aside(&mut self, chunk: &[u8]) -> Result<(), Interruption> {
+        let out = &mut self.connection.output;
+        let _ = write!(out, "{:x}\r\n", chunk.len());
+        out.extend_from_slice(chunk);
+        out.extend_from_slice(b"\r\n");
+        self.send_queued().await
+    }
+
     /// Whether something waits to be sent.
     #[must_use]
     pub fn has_queued(&self) -> bool {

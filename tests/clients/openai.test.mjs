@@ -274,6 +274,23 @@ test("aborts a request before its answer begins", async () => {
   assert.equal(line.status, null);
 });
 
+test("is not disturbed by comments on a silent stream", async () => {
+  const quietGateway = await Gateway.start({ SSE_KEEPALIVE_SECONDS: "1" });
+  try {
+    const quiet = new OpenAI(connectedTo(quietGateway));
+    const request = { model: "flash", messages: user("[emulator:pauses]"), stream: true };
+    const raw = await (await quiet.chat.completions.create(request).asResponse()).text();
+    assert.ok(raw.split(": keep-alive\n\n").length > 4, raw);
+    const { data, request_id } = await quiet.chat.completions.create(request).withResponse();
+    let text = "";
+    for await (const chunk of data) text += textOf(chunk);
+    assert.equal(text, GREETING);
+    assert.equal(await quietGateway.outcomeOf(request_id), "completed");
+  } finally {
+    await quietGateway.stop();
+  }
+});
+
 test("streams fifty at a time", async () => {
   const count = 50;
   const whole = await chat("flash", STORY);

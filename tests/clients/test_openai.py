@@ -7,7 +7,7 @@ import time
 import openai
 import pytest
 
-from gateway import GREETING, assert_one_by_one
+from gateway import GREETING, Gateway, assert_one_by_one
 
 HI = [{"role": "user", "content": "Say hi."}]
 STORY = [{"role": "user", "content": "Tell me a story about a rainy evening."}]
@@ -191,6 +191,22 @@ def test_is_told_that_a_stream_broke(gateway, client):
         list(stream)
     assert caught.value.code == "upstream_broke"
     assert gateway.outcome_of(stream.response.headers["x-request-id"]) == "upstream_broke"
+
+
+def test_is_not_disturbed_by_comments():
+    """A stream that is silent for some seconds, twice, with a comment for each second of it."""
+    gateway = Gateway(SSE_KEEPALIVE_SECONDS="1")
+    try:
+        quiet = openai.OpenAI(base_url=gateway.base, api_key=gateway.key, max_retries=0)
+        messages = user("[emulator:pauses]")
+        with quiet.chat.completions.with_streaming_response.create(model="flash", messages=messages, stream=True) as answer:
+            raw = b"".join(answer.iter_bytes())
+        assert raw.count(b": keep-alive\n\n") >= 4, raw
+        stream = quiet.chat.completions.create(model="flash", messages=messages, stream=True)
+        assert "".join(map(text_of, stream)) == GREETING
+        assert gateway.outcome_of(stream.response.headers["x-request-id"]) == "completed"
+    finally:
+        gateway.stop()
 
 
 def test_cancels_a_stream(gateway, client):

@@ -1,4 +1,4 @@
-"""The examples of README.md, and of those recipes that need nothing but curl and OpenAI's packages."""
+"""The examples of README.md and docs/emulator.md, and of those recipes that need nothing but curl and OpenAI's packages."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from gateway import HERE, PATIENCE, ROOT
 from pages import Session, examples
 
 README = ROOT / "README.md"
-PAGES = [README, *(ROOT / f"docs/clients/{name}.md" for name in ("curl", "openai-python", "openai-node"))]
+PAGES = [README, ROOT / "docs/emulator.md", *(ROOT / f"docs/clients/{name}.md" for name in ("curl", "openai-python", "openai-node"))]
 EXAMPLES = [pytest.param(example, id=example.id) for page in PAGES for example in examples(page)]
 
 

@@ -247,6 +247,19 @@ impl Gateway {
         }
     }
 
+    /// `ai-proxy dev` with options; what it says first is no log.
+    #[track_caller]
+    pub(crate) fn dev(arguments: &[&str]) -> Self {
+        let builder = Builder {
+            arguments: ["dev"].iter().chain(arguments).map(|word| (*word).to_owned()).collect(),
+            environment: BTreeMap::new(),
+            metadata: None,
+            home: TempDir::new().expect("a temporary directory"),
+            stdout: Reader::Eager,
+        };
+        builder.env("PORT", "0").env("API_KEYS_JSON", &keys_json()).start().lenient()
+    }
+
     pub(crate) fn client(&self) -> Client {
         Client::connect(self.address)
     }

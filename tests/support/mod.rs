@@ -7,9 +7,11 @@
 
 pub(crate) mod authority;
 pub(crate) mod client;
+pub(crate) mod emulator;
 pub(crate) mod gateway;
 pub(crate) mod h2;
 pub(crate) mod metadata;
+pub(crate) mod metrics;
 pub(crate) mod secrets;
 pub(crate) mod sse;
 pub(crate) mod tunnel;
@@ -18,6 +20,7 @@ pub(crate) mod wait;
 
 pub(crate) use authority::{Authority, Pair};
 pub(crate) use client::{Client, End, Request, Response};
+pub(crate) use emulator::{Emulator, until};
 pub(crate) use gateway::{Gateway, run, run_with_input};
 pub(crate) use h2::{H2Exchange, H2Upstream, Treatment};
 pub(crate) use metadata::{Metadata, TokenAnswer};
