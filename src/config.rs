@@ -66,6 +66,8 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// All request bodies held at one time, in bytes; `None` means half of the memory limit.
     pub body_budget_bytes: Option<usize>,
+    /// Clients' connections at one time; `None` means what descriptors and memory are good for.
+    pub max_connections: Option<usize>,
     /// Time allowed for upstream's response headers.
     pub upstream_timeout: Duration,
     /// Whether error answers are repaired for OpenAI's SDKs.
@@ -486,6 +488,8 @@ impl Config {
         if body_budget_bytes.is_some_and(|budget| budget < max_body_bytes) {
             reader.problem("BODY_BUDGET_BYTES", "must not be less than MAX_BODY_BYTES");
         }
+        let max_connections =
+            reader.number("MAX_CONNECTIONS", 1, 1 << 30).and_then(|limit| usize::try_from(limit).ok());
         let upstream_timeout = reader.seconds("UPSTREAM_TIMEOUT_SECONDS", 1, DEFAULT_UPSTREAM_TIMEOUT);
         let repair_errors = reader.parsed("UPSTREAM_ERRORS", "'openai' or 'raw'", |text| match text {
             "openai" => Some(true),
@@ -533,6 +537,7 @@ impl Config {
                 playground: playground.unwrap_or(false),
                 max_body_bytes,
                 body_budget_bytes,
+                max_connections,
                 upstream_timeout,
                 repair_errors: repair_errors.unwrap_or(true),
                 thought_signatures: thought_signatures.unwrap_or_default(),

@@ -178,6 +178,7 @@ Environment (defaults in brackets):
   PLAYGROUND                     on: a page to try the gateway on [off]
   MAX_BODY_BYTES                 largest request body [33554432]
   BODY_BUDGET_BYTES              all request bodies held at one time [half of the memory limit]
+  MAX_CONNECTIONS                clients' connections at one time [by descriptors and memory]
   METRICS_PORT                   a port for Prometheus at /metrics, without a key [none]
   UPSTREAM_TIMEOUT_SECONDS       until response headers [600]
   UPSTREAM_ERRORS                openai, or raw to leave error bodies alone [openai]

@@ -474,6 +474,9 @@ impl<'c> Exchange<'c> {
         {
             admission.charge_unknown();
         }
+        if matches!(result, Err(Failure::Interrupted(Interruption::Stalled))) {
+            self.record.error.get_or_insert_with(|| "client_stopped_reading".to_owned());
+        }
         let outcome = &mut self.record.outcome;
         match result {
             Ok(()) => {
@@ -481,7 +484,7 @@ impl<'c> Exchange<'c> {
             }
             Err(failure) => {
                 *outcome = Some(match failure {
-                    Failure::Interrupted(Interruption::HungUp) => Outcome::ClientHungUp,
+                    Failure::Interrupted(Interruption::HungUp | Interruption::Stalled) => Outcome::ClientHungUp,
                     Failure::Interrupted(Interruption::Cut) => Outcome::CutByShutdown,
                     Failure::Broken | Failure::Refused(_) => Outcome::UpstreamBroke,
                 });

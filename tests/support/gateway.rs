@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -107,6 +108,8 @@ pub(crate) struct Builder {
     metadata: Option<Metadata>,
     home: TempDir,
     stdout: Reader,
+    /// Soft and hard limit of open files.
+    descriptors: Option<(usize, usize)>,
 }
 
 impl Builder {
@@ -142,6 +145,12 @@ impl Builder {
         self
     }
 
+    /// Starts it with these limits of open files, the soft and the hard one.
+    pub(crate) fn descriptors(mut self, soft: usize, hard: usize) -> Self {
+        self.descriptors = Some((soft, hard));
+        self
+    }
+
     /// Nobody reads stdout any more once the gateway listens.
     pub(crate) fn close_stdout(mut self) -> Self {
         self.stdout = Reader::Gone;
@@ -157,7 +166,14 @@ impl Builder {
     /// Starts the gateway and waits until it listens.
     #[track_caller]
     pub(crate) fn start(self) -> Gateway {
-        let mut command = Command::new(BINARY);
+        let mut command = match self.descriptors {
+            Some((soft, hard)) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", &format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\""), BINARY]);
+                shell
+            }
+            None => Command::new(BINARY),
+        };
         command.args(&self.arguments).env_clear().env("HOME", self.home.path()).envs(&self.environment);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let given = Given::of(self.environment.iter().map(|(name, value)| (&**name, &**value)), "");
@@ -233,6 +249,7 @@ impl Gateway {
             metadata: None,
             home: TempDir::new().expect("a temporary directory"),
             stdout: Reader::Eager,
+            descriptors: None,
         }
         .env("PORT", "0")
         .env("HOST", "127.0.0.1")
@@ -292,6 +309,15 @@ impl Gateway {
         self.output.wait(&format!("a log line: {what}"), |output| {
             output.lines.iter().filter_map(|line| serde_json::from_str(line).ok()).find(|line| found(line))
         })
+    }
+
+    /// Whether the log has so many of such lines by the end of the time.
+    pub(crate) fn wait_for_logs_within(&self, limit: Duration, count: usize, found: impl Fn(&Value) -> bool) -> bool {
+        let is_there = |output: &Lines| {
+            let lines = output.lines.iter().filter_map(|line| serde_json::from_str(line).ok());
+            (lines.filter(&found).count() >= count).then_some(())
+        };
+        self.output.wait_for(limit, is_there).is_some()
     }
 
     /// The `n`th line of the log (from 0) whose message begins so.
