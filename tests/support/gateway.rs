@@ -110,6 +110,8 @@ pub(crate) struct Builder {
     stdout: Reader,
     /// Soft and hard limit of open files.
     descriptors: Option<(usize, usize)>,
+    /// A file in the place of `/etc/hosts`.
+    hosts: Option<PathBuf>,
 }
 
 impl Builder {
@@ -151,6 +153,12 @@ impl Builder {
         self
     }
 
+    /// Starts it with this file in the place of `/etc/hosts`.
+    pub(crate) fn hosts(mut self, file: &Path) -> Self {
+        self.hosts = Some(file.to_owned());
+        self
+    }
+
     /// Nobody reads stdout any more once the gateway listens.
     pub(crate) fn close_stdout(mut self) -> Self {
         self.stdout = Reader::Gone;
@@ -166,13 +174,19 @@ impl Builder {
     /// Starts the gateway and waits until it listens.
     #[track_caller]
     pub(crate) fn start(self) -> Gateway {
-        let mut command = match self.descriptors {
-            Some((soft, hard)) => {
+        let mut command = match (self.descriptors, &self.hosts) {
+            (Some((soft, hard)), _) => {
                 let mut shell = Command::new("/bin/sh");
                 shell.args(["-c", &format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\""), BINARY]);
                 shell
             }
-            None => Command::new(BINARY),
+            (None, Some(hosts)) => {
+                let mut apart = Command::new("/usr/bin/unshare");
+                let mount = format!("mount --bind '{}' /etc/hosts && exec \"$0\" \"$@\"", hosts.display());
+                apart.args(["-Urm", "/bin/sh", "-c", &format!("PATH=/usr/bin:/bin:/sbin {mount}"), BINARY]);
+                apart
+            }
+            (None, None) => Command::new(BINARY),
         };
         command.args(&self.arguments).env_clear().env("HOME", self.home.path()).envs(&self.environment);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -250,6 +264,7 @@ impl Gateway {
             home: TempDir::new().expect("a temporary directory"),
             stdout: Reader::Eager,
             descriptors: None,
+            hosts: None,
         }
         .env("PORT", "0")
         .env("HOST", "127.0.0.1")
