@@ -8,10 +8,10 @@ use bytes::BytesMut;
 type Read = Result<Option<(String, Vec<u8>)>, String>;
 
 fn read(pieces: &[&[u8]]) -> Read {
-    let mut input = BytesMut::new();
+    let (mut input, mut interim_left) = (BytesMut::new(), MAX_INTERIM);
     for (number, piece) in pieces.iter().enumerate() {
         input.extend_from_slice(piece);
-        if let Some((parts, body)) = take_head(&mut input, &mut MAX_INTERIM.clone()).map_err(|error| error.to_string())? {
+        if let Some((parts, body)) = take_head(&mut input, &mut interim_left).map_err(|error| error.to_string())? {
             input.extend_from_slice(&pieces[number + 1..].concat());
             let told = format!("{} {:?} {:?} {body:?}", parts.status, parts.version, parts.headers);
             return Ok(Some((told, input.to_vec())));

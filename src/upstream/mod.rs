@@ -2,6 +2,7 @@
 
 mod body;
 mod connect;
+mod departure;
 pub mod http1;
 mod pool;
 mod response;
@@ -26,7 +27,7 @@ use http1::SendError;
 use pool::{Held, Lease, LeaseError, Pool, StreamLease};
 use rustls::ClientConfig;
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -280,9 +281,10 @@ impl Vertex {
             }
             Ok(Err(mut failed)) => {
                 // hyper may have parked it, and dropped it without handing it back. Without one byte of its body
-                // nobody can have processed it.
-                let unsent = failed.take_message().is_some() || !begun.load(Ordering::Relaxed);
+                // nobody can have processed it, nor where the connection was closed without an open stream.
+                let mut unsent = failed.take_message().is_some() || !begun.load(Ordering::Relaxed);
                 let error = failed.into_error();
+                unsent |= lease.was_closed_here() && ended_with_connection(&error);
                 let cause = describe(&error);
                 Err(if unsent {
                     lease.retire();
@@ -369,18 +371,30 @@ fn host_of(location: &str) -> String {
     }
 }
 
-/// Whether upstream said itself that it did not process the request: a refused stream, or one beyond the last id that
-/// a GOAWAY names.
-fn was_refused(error: &hyper::Error) -> bool {
+/// Whether a stream failed since its connection ended, and for no reason of its own.
+fn ended_with_connection(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|error| error.get_io().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+}
+
+/// HTTP/2's own error behind hyper's.
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(error) = cause.downcast_ref::<h2::Error>() {
-            let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-            return error.is_remote() && (refused || error.is_go_away());
+            return Some(error);
         }
         source = cause.source();
     }
-    false
+    None
+}
+
+/// Whether upstream said itself that it did not process the request: a refused stream, or one beyond the last id that
+/// a GOAWAY names.
+fn was_refused(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|error| {
+        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (refused || error.is_go_away())
+    })
 }
 
 /// An error of hyper with its causes.
