@@ -1,8 +1,7 @@
 //! Clients' connections: as many as there may be, one too many, and crowds that want nothing.
 mod support;
 
-use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -42,24 +41,12 @@ fn assert_refused(client: &mut Client, request: &Request) -> Response {
     answer
 }
 
-/// What the metrics port says.
-fn metrics(gateway: &Gateway) -> BTreeMap<String, f64> {
-    let line = gateway.wait_for_message("metrics at http://", 0);
-    let message = line["message"].as_str().expect("a message");
-    let address = message.strip_prefix("metrics at http://").and_then(|rest| rest.strip_suffix("/metrics"));
-    let address: SocketAddr = address.and_then(|address| address.parse().ok()).expect("an address");
-    let page = Client::connect(address).request(&Request::get("/metrics"));
-    let page = String::from_utf8(page.body).expect("text");
-    let samples = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
-    samples.map(|(name, value)| (name.to_owned(), value.parse().expect("a number"))).collect()
-}
-
 /// Asks for the metrics until they are as wanted: what a client has closed is seen by the gateway a little later.
 #[track_caller]
 fn wait_for_metric(gateway: &Gateway, name: &str, wanted: impl Fn(f64) -> bool) {
     let until = Instant::now() + DEADLINE;
     loop {
-        let value = metrics(gateway)[name];
+        let value = gateway.metrics()[name];
         if wanted(value) {
             return;
         }
@@ -69,13 +56,6 @@ fn wait_for_metric(gateway: &Gateway, name: &str, wanted: impl Fn(f64) -> bool) 
 
 fn descriptors(gateway: &Gateway) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", gateway.pid())).expect("the gateway runs").count()
-}
-
-/// Resident memory, in bytes.
-fn memory(gateway: &Gateway) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).expect("the gateway runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
 }
 
 /// So many files may be open in this process, if that is allowed at all.
@@ -128,7 +108,7 @@ fn one_too_many_is_told_so_and_the_served_notice_nothing() {
     assert_eq!(told["severity"], "WARNING");
     let lines = gateway.lines();
     assert_eq!(lines.iter().filter(|line| line.contains("as many as")).count(), 1, "told once a minute");
-    let metrics = metrics(&gateway);
+    let metrics = gateway.metrics();
     assert_eq!(metrics["ai_proxy_connections_limit"], 3.0);
     assert_eq!(metrics["ai_proxy_connections_refused_total{told=\"503\"}"], 5.0);
 }
@@ -290,7 +270,7 @@ fn the_limit_of_descriptors_is_raised() {
     let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
     assert_eq!(line.split_whitespace().nth(3), Some("3000"), "{line}");
     // An upstream without HTTP/2 takes as many as the clients.
-    assert_eq!(metrics(&gateway)["ai_proxy_connections_limit"], 1116.0);
+    assert_eq!(gateway.metrics()["ai_proxy_connections_limit"], 1116.0);
     let mut clients = take_places(&gateway, 300);
     assert_eq!(clients[299].request(&Request::chat(CHAT)).status, 200);
 }
@@ -319,7 +299,7 @@ fn descriptors_that_run_out_are_waited_for() {
 fn by_default_there_are_fewer_places_than_descriptors() {
     let upstream = Upstream::queued();
     let gateway = Gateway::before(&upstream).env("METRICS_PORT", "0").descriptors(100, 100).start();
-    assert_eq!(metrics(&gateway)["ai_proxy_connections_limit"], 25.0);
+    assert_eq!(gateway.metrics()["ai_proxy_connections_limit"], 25.0);
     let mut served = take_places(&gateway, 25);
     for _ in 0..50 {
         assert_refused(&mut gateway.client(), &Request::chat(CHAT));
@@ -337,11 +317,11 @@ fn ten_thousand_idle_connections_cost_little() {
     let upstream = Upstream::queued();
     let gateway = Gateway::before(&upstream).env("METRICS_PORT", "0").env("MAX_CONNECTIONS", "100000").start();
     assert_eq!(gateway.chat(CHAT).status, 200);
-    let before = memory(&gateway);
+    let before = gateway.memory();
     let connect = |_| TcpStream::connect(gateway.address).expect("the gateway accepts connections");
     let crowd: Vec<TcpStream> = (0..count).map(connect).collect();
     wait_for_metric(&gateway, "ai_proxy_connections_open", |open| open >= count as f64);
-    let each = (memory(&gateway).saturating_sub(before)) / count;
+    let each = (gateway.memory().saturating_sub(before)) / count;
     assert!(each <= 8 * 1024, "{each} bytes for an idle connection");
     assert_eq!(gateway.chat(CHAT).status, 200);
     drop(crowd);

@@ -57,12 +57,6 @@ fn endlessly(begin: &'static [u8], again: &'static [u8]) -> Upstream {
     })
 }
 
-fn memory(gateway: &Gateway) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).expect("the gateway runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
-    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
-}
-
 #[test]
 fn a_head_without_an_end_is_a_502() {
     let line: &[u8] =
@@ -81,10 +75,10 @@ fn a_head_without_an_end_is_a_502() {
     for (what, begin, again) in ways {
         let upstream = endlessly(begin, again);
         let gateway = Gateway::before(&upstream).start();
-        let before = memory(&gateway);
+        let before = gateway.memory();
         gateway.chat(CHAT).assert_error(502, "upstream_broke");
         upstream.wait_left(0);
-        let grown = memory(&gateway) - before;
+        let grown = gateway.memory() - before;
         assert!(grown < 4 << 20, "{what}: {grown} bytes");
         assert_eq!(upstream.requests().len(), 1, "{what}");
     }
@@ -104,7 +98,7 @@ fn an_answer_without_an_end_is_not_collected() {
     for status in ["500 Bad", "200 OK"] {
         let upstream = endless(status, "application/json");
         let gateway = Gateway::before(&upstream).start();
-        let before = memory(&gateway);
+        let before = gateway.memory();
         let mut client = gateway.client();
         client.send(Request::chat(CHAT).bytes());
         client.head();
@@ -112,7 +106,7 @@ fn an_answer_without_an_end_is_not_collected() {
         while passed < 64 << 20 {
             passed += client.piece().unwrap_or_else(|end| panic!("{end:?} after {passed}")).len();
         }
-        let grown = memory(&gateway) - before;
+        let grown = gateway.memory() - before;
         assert!(grown < 8 << 20, "{status}: {grown} bytes");
         drop(client);
         upstream.wait_left(0);
@@ -214,10 +208,10 @@ fn floods_of_frames_are_survived() {
             |exchange| exchange.json("{}"),
         );
         let gateway = Gateway::before(&upstream).env("UPSTREAM_TIMEOUT_SECONDS", "2").start();
-        let before = memory(&gateway);
+        let before = gateway.memory();
         let answer = gateway.chat(CHAT);
         assert!(matches!(answer.status, 502 | 504), "{what}: {} {}", answer.head, show(&answer.body));
-        let grown = memory(&gateway) - before;
+        let grown = gateway.memory() - before;
         assert!(grown < 16 << 20, "{what}: {grown} bytes");
         assert_eq!(gateway.get("/health").status, 200, "{what}");
     }
@@ -228,7 +222,7 @@ fn floods_of_frames_are_survived() {
         |exchange| exchange.json("{}"),
     );
     let gateway = Gateway::before(&upstream).start();
-    let before = memory(&gateway);
+    let before = gateway.memory();
     let mut client = gateway.client();
     client.send(Request::chat(CHAT).bytes());
     assert_eq!(client.head().status, 200);
@@ -239,7 +233,7 @@ fn floods_of_frames_are_survived() {
     gateway.wait_for_log("the end of it", |line| {
         line["httpRequest"]["requestUrl"] == CHAT_PATH && line["outcome"] != "completed"
     });
-    let grown = memory(&gateway) - before;
+    let grown = gateway.memory() - before;
     assert!(grown < 16 << 20, "empty DATA: {grown} bytes");
 }
 

@@ -28,15 +28,6 @@ fn sample(samples: &BTreeMap<String, f64>, name: &str) -> f64 {
     *samples.get(name).unwrap_or_else(|| panic!("no {name} in {samples:#?}"))
 }
 
-fn metrics_port(gateway: &Gateway) -> SocketAddr {
-    let line = gateway.wait_for_log("the metrics' port", |line| {
-        line["message"].as_str().is_some_and(|message| message.starts_with("metrics at "))
-    });
-    let message = line["message"].as_str().expect("a message");
-    let address = message.strip_prefix("metrics at http://").and_then(|rest| rest.strip_suffix("/metrics"));
-    address.expect("an address").parse().expect("an address")
-}
-
 fn scrape(address: SocketAddr) -> BTreeMap<String, f64> {
     let answer = Client::connect(address).request(&Request::get("/metrics"));
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/plain; version=0.0.4; charset=utf-8")));
@@ -144,7 +135,7 @@ fn a_key_that_allows_it_reads_them_on_the_main_port() {
 fn the_metrics_port_has_nothing_else() {
     let upstream = Upstream::queued();
     let gateway = Gateway::before(&upstream).env("METRICS_PORT", "0").start();
-    let address = metrics_port(&gateway);
+    let address = gateway.metrics_port();
     let ask = |request: &Request| Client::connect(address).request(request);
     for path in ["/", "/health", "/v1/models", "/metrics/"] {
         ask(&Request::get(path).key(KEY)).assert_error(404, "not_found");
@@ -160,7 +151,7 @@ fn the_metrics_port_has_nothing_else() {
 fn every_request_and_token_is_counted_once() {
     let upstream = Upstream::queued();
     let gateway = Gateway::before(&upstream).env("METRICS_PORT", "0").start();
-    let address = metrics_port(&gateway);
+    let address = gateway.metrics_port();
     let whole = format!(r#"{{"choices":[],"usage":{USAGE}}}"#);
     for _ in 0..3 {
         let whole = whole.clone();
@@ -246,7 +237,7 @@ fn gauges_rise_and_fall() {
         exchange.last_chunk();
     });
     let gateway = Gateway::before(&upstream).env("METRICS_PORT", "0").start();
-    let address = metrics_port(&gateway);
+    let address = gateway.metrics_port();
     let mut client = gateway.client();
     client.send(Request::chat(CHAT_STREAM).bytes());
     let mut answer = client.head();
@@ -265,7 +256,7 @@ fn labels_cannot_be_forged() {
     let keys = json!([{"id": "a\"} 1\\ä", "key": KEY}]).to_string();
     let gateway = Gateway::before(&upstream).env("API_KEYS_JSON", &keys).env("METRICS_PORT", "0").start();
     gateway.log_of(&gateway.chat(CHAT));
-    let told = scrape(metrics_port(&gateway));
+    let told = scrape(gateway.metrics_port());
     let name = r#"ai_proxy_chats_total{key="a\"} 1\\ä",alias="flash",status="2xx",outcome="completed"}"#;
     assert_eq!(sample(&told, name), 1.0);
 }

@@ -108,6 +108,8 @@ struct OfAlias {
 pub struct State {
     /// Bytes of request bodies that are held, and how many may be.
     pub body_budget: (usize, usize),
+    /// Tasks of the runtime.
+    pub tasks: u64,
     /// Places for connections.
     pub connections: Figures,
     /// Whether a bearer is held that is good.
@@ -318,6 +320,7 @@ impl Metrics {
         gauge("ai_proxy_requests_running", "Requests that have begun and not ended, this one among them.", running);
         let connections = self.connections.load(Ordering::Relaxed);
         gauge("ai_proxy_connections_open", "Connections of clients, idle ones too.", connections);
+        gauge("ai_proxy_tasks", "Tasks of the runtime.", state.tasks);
         let limit = state.connections.limit as u64;
         gauge("ai_proxy_connections_limit", "Connections of clients that may be open.", limit);
         let (used, limit) = state.body_budget;
@@ -363,6 +366,7 @@ fn microseconds(duration: Duration) -> u64 {
 pub fn page(app: &App) -> Answer {
     let state = State {
         body_budget: (app.budget.used(), app.budget.limit()),
+        tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64,
         connections: app.connections.figures(),
         keys: app.keys.reloads(),
         bearer_is_ready: app.vertex.is_ready(),

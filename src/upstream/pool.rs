@@ -569,7 +569,8 @@ mod tests {
                 let (sender, connection) =
                     http2::handshake(TokioExecutor::new(), TokioIo::new(this_end)).await.unwrap();
                 tokio::spawn(connection);
-                pool.state().add(Opened::Http2(sender, Arc::new(AtomicUsize::new(3))));
+                let (allowed, departure) = (Arc::new(AtomicUsize::new(3)), Departure::default());
+                pool.state().add(Opened::Http2 { sender, allowed, departure });
                 http2_end = Some(other_end);
             }
             Self { pool, listener, accepted: Vec::new(), line: Vec::new(), held: Vec::new(), _http2_end: http2_end }

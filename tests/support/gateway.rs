@@ -30,6 +30,13 @@ impl Target for &str {
     }
 }
 
+/// The library that tells programs another time, where it is installed.
+pub(crate) fn faketime() -> Option<String> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
+    let mut files = folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1"));
+    files.find(|file| file.exists())?.to_str().map(ToOwned::to_owned)
+}
+
 /// The keys that every gateway here knows.
 pub(crate) fn keys_json() -> String {
     serde_json::json!([
@@ -73,6 +80,12 @@ fn is_listening(line: &str) -> bool {
     line.contains("\"listening on http")
 }
 
+/// Status (0 is none) and outcome of a request's line.
+fn way_of(line: &str) -> Option<(u64, String)> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    Some((line["status"].as_u64().unwrap_or(0), line["outcome"].as_str()?.to_owned()))
+}
+
 /// Reads to the end on a thread; the flag says that the end was reached.
 fn collect(source: Option<impl Read + Send + 'static>) -> Watched<(Vec<u8>, bool)> {
     let collected: Watched<(Vec<u8>, bool)> = Watched::default();
@@ -90,6 +103,8 @@ fn collect(source: Option<impl Read + Send + 'static>) -> Watched<(Vec<u8>, bool
 #[derive(Debug, Default)]
 struct Lines {
     lines: Vec<String>,
+    /// With [`Reader::Tally`], how many requests ended in which way, instead of their lines.
+    tally: BTreeMap<(u64, String), usize>,
     ended: bool,
 }
 
@@ -97,6 +112,7 @@ struct Lines {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reader {
     Eager,
+    Tally,
     Gone,
     Stuck,
 }
@@ -165,6 +181,28 @@ impl Builder {
         self
     }
 
+    /// Lines of requests are counted and forgotten: there may be a million.
+    pub(crate) fn tally(mut self) -> Self {
+        self.stdout = Reader::Tally;
+        self
+    }
+
+    /// Time passes so many times as fast for the gateway, by libfaketime.
+    pub(crate) fn hasten(self, times: u32) -> Self {
+        let library = faketime().expect("the test has asked for it");
+        self.env("LD_PRELOAD", &library).env("FAKETIME", &format!("+0 x{times}"))
+    }
+
+    /// The gateway's wall clock is off by what stands in this file, by libfaketime; time passes as ever.
+    pub(crate) fn wall_clock(self, file: &Path) -> Self {
+        let library = faketime().expect("the test has asked for it");
+        let file = file.to_str().expect("the path is text");
+        self.env("LD_PRELOAD", &library)
+            .env("FAKETIME_TIMESTAMP_FILE", file)
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("DONT_FAKE_MONOTONIC", "1")
+    }
+
     /// Stdout stays open and is not read any more once the gateway listens.
     pub(crate) fn block_stdout(mut self) -> Self {
         self.stdout = Reader::Stuck;
@@ -202,8 +240,14 @@ impl Builder {
             while let Ok(1..) = source.read_until(b'\n', &mut line) {
                 let line = String::from_utf8_lossy(&std::mem::take(&mut line)).trim_end_matches('\n').to_owned();
                 let listening = is_listening(&line);
+                if reader == Reader::Tally
+                    && let Some(way) = way_of(&line)
+                {
+                    lines.change(|output| *output.tally.entry(way).or_default() += 1);
+                    continue;
+                }
                 lines.change(|output| output.lines.push(line));
-                if listening && reader != Reader::Eager {
+                if listening && matches!(reader, Reader::Gone | Reader::Stuck) {
                     break;
                 }
             }
@@ -300,6 +344,24 @@ impl Gateway {
         self.request(&Request::chat(body))
     }
 
+    /// The port of `METRICS_PORT`.
+    #[track_caller]
+    pub(crate) fn metrics_port(&self) -> SocketAddr {
+        let line = self.wait_for_message("metrics at http://", 0);
+        let message = line["message"].as_str().expect("a message");
+        let address = message.strip_prefix("metrics at http://").and_then(|rest| rest.strip_suffix("/metrics"));
+        address.and_then(|address| address.parse().ok()).expect("an address")
+    }
+
+    /// What the metrics port says, by name and labels.
+    #[track_caller]
+    pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
+        let page = Client::connect(self.metrics_port()).request(&Request::get("/metrics"));
+        let page = String::from_utf8(page.body).expect("text");
+        let samples = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
+        samples.map(|(name, value)| (name.to_owned(), value.parse().expect("a number"))).collect()
+    }
+
     /// The metadata server that came with this gateway.
     pub(crate) fn metadata(&self) -> &Metadata {
         self.metadata.as_ref().expect("the test did not bring its own")
@@ -307,6 +369,13 @@ impl Gateway {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("the gateway runs").id()
+    }
+
+    /// Resident memory, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the gateway runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
     }
 
     /// All lines of stdout so far.
@@ -324,6 +393,11 @@ impl Gateway {
         self.output.wait(&format!("a log line: {what}"), |output| {
             output.lines.iter().filter_map(|line| serde_json::from_str(line).ok()).find(|line| found(line))
         })
+    }
+
+    /// How many requests ended with which status (0 is none) and outcome, with [`Builder::tally`].
+    pub(crate) fn requests_by_end(&self) -> BTreeMap<(u64, String), usize> {
+        self.output.read(|output| output.tally.clone())
     }
 
     /// Whether the log has so many of such lines by the end of the time.

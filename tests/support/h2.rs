@@ -327,7 +327,9 @@ async fn serve(
         tokio::spawn(async move {
             let (parts, mut incoming) = request.into_parts();
             let mut body = Vec::new();
-            while read && let Some(Ok(piece)) = incoming.data().await {
+            while read && let Some(piece) = incoming.data().await {
+                // What never came whole was no request: its connection was going away.
+                let Ok(piece) = piece else { return };
                 // Fails only when the stream is gone, which the next call tells.
                 let _ = incoming.flow_control().release_capacity(piece.len());
                 body.extend_from_slice(&piece);
