@@ -24,6 +24,7 @@ pub mod host;
 pub mod http1;
 pub mod json;
 pub mod keys;
+pub mod locations;
 pub mod log;
 pub mod metadata;
 pub mod metrics;
@@ -79,7 +80,7 @@ impl App {
         tls_ends_here: bool,
         log: log::Log,
     ) -> Result<Self, String> {
-        let models = Arc::new(models::Models::new(&config.models, &config.location));
+        let models = Arc::new(models::Models::new(&config.models, &config.locations));
         let keys = Arc::new(keys::Keys::new(&config.keys, &models));
         if let Some(file) = config.keys_file.clone() {
             keys::watch(file, keys.clone(), models.clone(), log.clone())
@@ -101,7 +102,7 @@ impl App {
             budget: config.body_budget_bytes.map_or_else(budget::BodyBudget::of_machine, budget::BodyBudget::new),
             pages: pages::Pages::new(pages::Facts {
                 models: &models,
-                location: &config.location,
+                locations: &config.locations,
                 public_url: config.public_url.as_ref(),
                 tls_ends_here,
                 playground: config.playground,

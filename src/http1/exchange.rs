@@ -24,7 +24,7 @@ const QUEUED_BYTES: usize = 32 * 1024;
 const DISCARDED_BODY_BYTES: u64 = 64 * 1024;
 /// What pages of other origins may read of an answer's head.
 const EXPOSED_FIELDS: &[u8] =
-    b"access-control-expose-headers: x-request-id, server-timing, retry-after, x-ai-proxy-thought-signatures";
+    b"access-control-expose-headers: x-request-id, server-timing, retry-after, x-ai-proxy-location, x-ai-proxy-thought-signatures";
 /// The first allocation for a chunked body, in bytes.
 const CHUNKED_START_BYTES: usize = 16 * 1024;
 
