@@ -1,7 +1,7 @@
 # `make` alone lists the targets.
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test lint test-rust fuzz clients agents pi image pages schemathesis html diagrams tls test-deploy \
+.PHONY: help dev release test lint test-rust fuzz soak clients agents pi image pages schemathesis html diagrams tls test-deploy \
 	test-release reproducible deny advisories shellcheck \
 	bench bench-quick bench-instructions bench-baseline
 
@@ -33,6 +33,9 @@ fuzz: ## search for inputs that break a parser, FUZZ_SECONDS [180] for each of F
 
 FUZZ_SECONDS = 180
 FUZZ_TARGETS = $(patsubst fuzz/targets/%.rs,%,$(wildcard fuzz/targets/*.rs))
+
+soak: ## many mixed requests with faults on, REQUESTS [1000000] of them; fails on anything that grows or is wrong
+	SOAK_REQUESTS=$(or $(REQUESTS),1000000) cargo test --release --locked --test soak -- --nocapture
 
 clients: ## curl, the OpenAI SDKs, and every recipe of docs/clients against `ai-proxy dev`
 	@tests/run clients recipes

@@ -94,7 +94,7 @@ impl AsRef<[u8]> for Held {
 }
 
 /// The least of what cgroups (versions 2 and 1) and the machine say, in bytes.
-fn memory_limit() -> u64 {
+pub(crate) fn memory_limit() -> u64 {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of_meminfo(&text));
     [number("/sys/fs/cgroup/memory.max"), number("/sys/fs/cgroup/memory/memory.limit_in_bytes"), machine]

@@ -82,9 +82,9 @@ async fn ask(app: &App, exchange: &mut Exchange<'_>, key: &Key) -> Result<Asked,
     }
     let pieces = body::splice(&body, edits);
 
-    let request = ChatRequest::new(model.location, &exchange.head, pieces, (body, added_bytes));
+    let request = ChatRequest::new(&exchange.head, pieces, (body, added_bytes));
     let parsing = exchange.record.elapsed() - body_read;
-    match exchange.unless_interrupted(app.vertex.forward(request)).await? {
+    match exchange.unless_interrupted(app.vertex.forward(&model.route, request)).await? {
         Ok(answer) => Ok(Asked { answer, listener, parsing }),
         Err(failure) => {
             exchange.record.upstream_status = failure.status;

@@ -50,8 +50,8 @@ pub struct Config {
     pub redirect_port: Option<u16>,
     /// The port that tells metrics to everybody.
     pub metrics_port: Option<u16>,
-    /// The default location.
-    pub location: String,
+    /// The default locations, the one that is wanted most first; never empty.
+    pub locations: Vec<String>,
     /// Overrides scheme, host and port of upstream.
     pub base_url: Option<BaseUrl>,
     /// The issued keys.
@@ -70,6 +70,8 @@ pub struct Config {
     pub max_body_bytes: usize,
     /// All request bodies held at one time, in bytes; `None` means half of the memory limit.
     pub body_budget_bytes: Option<usize>,
+    /// Clients' connections at one time; `None` means what descriptors and memory are good for.
+    pub max_connections: Option<usize>,
     /// Time allowed for upstream's response headers.
     pub upstream_timeout: Duration,
     /// Whether error answers are repaired for OpenAI's SDKs.
@@ -383,7 +385,7 @@ impl Reader<'_> {
             if by_variable.insert(alias.clone(), id.clone()).is_some_and(|other| other != id) {
                 self.problem(variable, "gives an alias another id than a variable that differs in case only");
             } else if is_alias(&alias) {
-                models.insert(alias, ModelConfig { vertex_id: id, location: None });
+                models.insert(alias, ModelConfig { vertex_id: id, locations: None });
             } else {
                 self.problem(variable, "must spell an alias of letters, digits and '_' between MODEL_ and _ID");
             }
@@ -404,11 +406,11 @@ impl Reader<'_> {
             }
         }
         for (variable, spelled) in named("_LOCATION") {
-            let Some(location) = self.parsed(variable, LOCATION_FORM, parse_location) else { continue };
+            let Some(locations) = self.parsed(variable, LOCATIONS_FORM, parse_locations) else { continue };
             let mut found = false;
             for (alias, model) in &mut models {
                 if variable_spelling(alias).eq_ignore_ascii_case(spelled) {
-                    model.location = Some(location.clone());
+                    model.locations = Some(locations.clone());
                     found = true;
                 }
             }
@@ -440,7 +442,7 @@ impl Reader<'_> {
         if by_variable.get(&alias).is_some_and(|other| *other != vertex_id) {
             self.problem(JSON, format!("entry {number}: a MODEL_…_ID variable gives the same alias another id"));
         } else {
-            models.insert(alias, ModelConfig { vertex_id, location: None });
+            models.insert(alias, ModelConfig { vertex_id, locations: None });
         }
     }
 }
@@ -468,7 +470,10 @@ impl Listening {
 }
 
 const PROJECT_FORM: &str = "a project id or number";
-const LOCATION_FORM: &str = "'global', 'us', 'eu' or a region such as us-central1";
+const LOCATIONS_FORM: &str =
+    "'global', 'us', 'eu' or a region such as us-central1, or up to 8 of these, separated by commas";
+/// Locations that a list may have.
+const MAX_LOCATIONS: usize = 8;
 
 impl Config {
     /// Reads a configuration.
@@ -493,7 +498,7 @@ impl Config {
             reader.problem("METRICS_PORT", "must be another port than PORT and HTTP_REDIRECT_PORT");
         }
         let project = reader.parsed("GOOGLE_CLOUD_PROJECT", PROJECT_FORM, parse_project);
-        let location = reader.parsed("GOOGLE_CLOUD_LOCATION", LOCATION_FORM, parse_location);
+        let locations = reader.parsed("GOOGLE_CLOUD_LOCATION", LOCATIONS_FORM, parse_locations);
         let base_url = reader.parsed(
             "GOOGLE_VERTEX_BASE_URL",
             "http:// or https:// with a host and an optional port, without path, query or user",
@@ -522,6 +527,8 @@ impl Config {
         if body_budget_bytes.is_some_and(|budget| budget < max_body_bytes) {
             reader.problem("BODY_BUDGET_BYTES", "must not be less than MAX_BODY_BYTES");
         }
+        let max_connections =
+            reader.number("MAX_CONNECTIONS", 1, 1 << 30).and_then(|limit| usize::try_from(limit).ok());
         let upstream_timeout = reader.seconds("UPSTREAM_TIMEOUT_SECONDS", 1, DEFAULT_UPSTREAM_TIMEOUT);
         let repair_errors = reader.parsed("UPSTREAM_ERRORS", "'openai' or 'raw'", |text| match text {
             "openai" => Some(true),
@@ -560,7 +567,7 @@ impl Config {
                 redirect_port,
                 metrics_port,
                 project,
-                location: location.unwrap_or_else(|| "global".to_owned()),
+                locations: locations.unwrap_or_else(|| vec!["global".to_owned()]),
                 base_url,
                 keys,
                 keys_file,
@@ -570,6 +577,7 @@ impl Config {
                 playground: playground.unwrap_or(false),
                 max_body_bytes,
                 body_budget_bytes,
+                max_connections,
                 upstream_timeout,
                 repair_errors: repair_errors.unwrap_or(true),
                 thought_signatures: thought_signatures.unwrap_or_default(),
@@ -599,9 +607,21 @@ fn parse_vertex_id(text: &str) -> Option<String> {
     (is_part(publisher) && is_part(model)).then(|| text.to_owned())
 }
 
-fn parse_location(text: &str) -> Option<String> {
+/// Locations, none of which stands twice.
+fn parse_locations(text: &str) -> Option<Vec<String>> {
+    let mut locations: Vec<String> = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        if !is_location(name) || locations.len() == MAX_LOCATIONS || locations.iter().any(|known| known == name) {
+            return None;
+        }
+        locations.push(name.to_owned());
+    }
+    Some(locations)
+}
+
+fn is_location(text: &str) -> bool {
     let shape = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    (shape && !text.starts_with('-') && !text.ends_with('-') && text.len() <= 63).then(|| text.to_owned())
+    shape && !text.is_empty() && !text.starts_with('-') && !text.ends_with('-') && text.len() <= 63
 }
 
 pub(crate) fn parse_project(text: &str) -> Option<String> {
@@ -715,7 +735,7 @@ mod tests {
     fn defaults() {
         let config = parse(&[]).unwrap();
         assert_eq!(config.listen.to_string(), "0.0.0.0:8080");
-        assert_eq!(config.location, "global");
+        assert_eq!(config.locations, ["global"]);
         assert_eq!(config.models["flash"].vertex_id, "google/gemini-2.5-flash");
         assert_eq!(config.models["pro-preview"].vertex_id, "google/gemini-3.1-pro-preview");
         assert_eq!(config.max_body_bytes, 32 << 20);
@@ -785,8 +805,19 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(config.models["flash-lite"].vertex_id, "google/gemini-2.5-flash-lite");
-        assert_eq!(config.models["gemini-2.5-pro"].location.as_deref(), Some("europe-west4"));
+        assert_eq!(config.models["gemini-2.5-pro"].locations, Some(vec!["europe-west4".to_owned()]));
         assert_eq!(config.models["flash"].vertex_id, "google/gemini-3.8-flash");
+    }
+
+    #[test]
+    fn lists_of_locations() {
+        let config = parse(&[("GOOGLE_CLOUD_LOCATION", "us-central1, eu"), ("MODEL_FLASH_LOCATION", "us")]).unwrap();
+        assert_eq!(config.locations, ["us-central1", "eu"]);
+        assert_eq!(config.models["flash"].locations, Some(vec!["us".to_owned()]));
+        for bad in ["eu,", ",eu", "eu,,us", "eu,eu", "eu us", "eu;us", "EU", "a,b,c,d,e,f,g,h,i"] {
+            assert!(parse_locations(bad).is_none(), "{bad}");
+        }
+        assert_eq!(parse_locations("a,b,c,d,e,f,g,h").map(|list| list.len()), Some(MAX_LOCATIONS));
     }
 
     #[test]

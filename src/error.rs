@@ -100,6 +100,9 @@ pub enum ApiError {
     /// No bearer could be had in time.
     #[error("the gateway has no Google credentials at the moment; try again shortly")]
     CredentialsUnavailable,
+    /// As many clients are connected as may be.
+    #[error("the gateway has as many connections as it may have; try again shortly")]
+    TooManyConnections,
     /// Every connection to upstream is full and no more may be opened.
     #[error("all connections to the model's endpoint are in use; try again shortly")]
     UpstreamSaturated,
@@ -171,6 +174,7 @@ impl ApiError {
             Self::UpstreamRejectedCredentials => (502, "upstream_rejected_credentials"),
             Self::CredentialsUnavailable => (503, "credentials_unavailable"),
             Self::OutOfMemory => (503, "out_of_memory"),
+            Self::TooManyConnections => (503, "too_many_connections"),
             Self::UpstreamSaturated => (503, "upstream_saturated"),
             Self::ShuttingDown => (503, "shutting_down"),
             Self::UpstreamTimeout => (504, "upstream_timeout"),
@@ -223,7 +227,9 @@ impl ApiError {
             Self::TooManyRequests { wait, .. }
             | Self::TooManyRunning { wait, .. }
             | Self::TokensUsedUp { wait, .. } => Some(*wait),
-            Self::OutOfMemory | Self::UpstreamSaturated | Self::ShuttingDown => Some(Duration::from_secs(1)),
+            Self::OutOfMemory | Self::TooManyConnections | Self::UpstreamSaturated | Self::ShuttingDown => {
+                Some(Duration::from_secs(1))
+            }
             _ => None,
         }
     }

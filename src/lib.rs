@@ -2,7 +2,7 @@
 //!
 //! The path of a request, one way only:
 //!
-//! `server` accepts (→ `tls` shakes hands) → `http1` reads the head → `routes` matches and asks `keys` → `chat`: `http1` reads the body within
+//! `server` accepts if `connections` has a place (→ `tls` shakes hands) → `http1` reads the head → `routes` matches and asks `keys` → `chat`: `http1` reads the body within
 //! `budget` → `body` finds the model → `models` resolves it → `signatures` finds
 //! what Gemini 3 would miss → `body` splices → `credentials` give the bearer →
 //! `upstream` sends → `relay` (with `repair` for errors) passes the answer on, with
@@ -16,6 +16,7 @@ pub mod budget;
 pub mod chat;
 pub mod command;
 pub mod config;
+pub mod connections;
 pub mod credentials;
 pub mod emulator;
 pub mod error;
@@ -24,6 +25,7 @@ pub mod http1;
 pub mod json;
 pub mod keepalive;
 pub mod keys;
+pub mod locations;
 pub mod log;
 pub mod metadata;
 pub mod metrics;
@@ -49,6 +51,7 @@ use std::time::Duration;
 pub struct App {
     log: log::Log,
     metrics: Arc<metrics::Metrics>,
+    connections: Arc<connections::Connections>,
     project: Arc<str>,
     /// The random half of every request id.
     process: u64,
@@ -79,7 +82,7 @@ impl App {
         tls_ends_here: bool,
         log: log::Log,
     ) -> Result<Self, String> {
-        let models = Arc::new(models::Models::new(&config.models, &config.location));
+        let models = Arc::new(models::Models::new(&config.models, &config.locations));
         let keys = Arc::new(keys::Keys::new(&config.keys, &models));
         if let Some(file) = config.keys_file.clone() {
             keys::watch(file, keys.clone(), models.clone(), log.clone())
@@ -92,6 +95,7 @@ impl App {
         let mut random = [0; 8];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| "the system gives no random bytes".to_owned())?;
         Ok(Self {
+            connections: connections(&config, &log),
             log,
             metrics: Arc::new(metrics::Metrics::new(&models)),
             project: project.into(),
@@ -100,7 +104,7 @@ impl App {
             budget: config.body_budget_bytes.map_or_else(budget::BodyBudget::of_machine, budget::BodyBudget::new),
             pages: pages::Pages::new(pages::Facts {
                 models: &models,
-                location: &config.location,
+                locations: &config.locations,
                 public_url: config.public_url.as_ref(),
                 tls_ends_here,
                 playground: config.playground,
@@ -116,4 +120,18 @@ impl App {
             https_port: config.listen.port(),
         })
     }
+}
+
+/// Raises the limit of descriptors and finds out how many connections that is good for.
+fn connections(config: &config::Config, log: &log::Log) -> Arc<connections::Connections> {
+    let descriptors = connections::raise_limit();
+    let upstream_is_http1 = config.base_url.as_ref().is_some_and(|base| !base.tls);
+    let default = connections::default_limit(descriptors, budget::memory_limit(), upstream_is_http1);
+    let limit = config.max_connections.unwrap_or(default);
+    if limit > descriptors {
+        let message =
+            format!("MAX_CONNECTIONS is more than the {descriptors} files that may be open: raise that limit");
+        log.event(log::Severity::Warning, &message);
+    }
+    connections::Connections::new(limit)
 }

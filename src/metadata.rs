@@ -6,17 +6,34 @@ use http::Request;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, sleep, timeout};
 
 /// On Google Cloud it answers in milliseconds; elsewhere the name does not resolve.
 const TIMEOUT: Duration = Duration::from_secs(3);
+/// At the start of an instance it may be late by some seconds, on GKE with workload identity above all. So long it is
+/// asked again, where there is one: where its name does not resolve, the gateway runs elsewhere.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The pause before it is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
 /// What it says of these is short, in bytes.
 const MAX_ANSWER_BYTES: usize = 1024;
 
 /// The project that the metadata server names, if there is one.
 pub(crate) async fn project(host: &str) -> Option<String> {
     ask(host, "/computeMetadata/v1/project/project-id").await.as_deref().and_then(parse_project)
+}
+
+/// The same when the metadata server may not be ready yet.
+pub(crate) async fn project_at_start(host: &str) -> Option<String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let project = project(host).await;
+        if project.is_some() || !resolves(host).await || Instant::now() + PAUSE >= deadline {
+            return project;
+        }
+        sleep(PAUSE).await;
+    }
 }
 
 /// The address of the machine's service account, if there is one.
@@ -29,10 +46,18 @@ async fn ask(host: &str, path: &str) -> Option<String> {
     timeout(TIMEOUT, fetch(host, path)).await.ok()?
 }
 
-async fn fetch(host: &str, path: &str) -> Option<String> {
+async fn resolves(host: &str) -> bool {
+    let Some(address) = with_port(host) else { return false };
+    matches!(timeout(TIMEOUT, lookup_host(address)).await, Ok(Ok(_)))
+}
+
+fn with_port(host: &str) -> Option<String> {
     let has_port = host.parse::<http::uri::Authority>().ok()?.port().is_some();
-    let address = if has_port { host.to_owned() } else { format!("{host}:80") };
-    let stream = TcpStream::connect(address).await.ok()?;
+    Some(if has_port { host.to_owned() } else { format!("{host}:80") })
+}
+
+async fn fetch(host: &str, path: &str) -> Option<String> {
+    let stream = TcpStream::connect(with_port(host)?).await.ok()?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     let task = tokio::spawn(connection);
     let request =

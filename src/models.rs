@@ -1,5 +1,6 @@
 //! Model aliases: the short names that clients use, and the Vertex model behind each.
 
+use crate::locations::Route;
 use bytes::Bytes;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -14,15 +15,15 @@ const CREATED: u64 = 1_735_689_600;
 pub struct ModelConfig {
     /// The full Vertex id, `publisher/model`.
     pub vertex_id: String,
-    /// Another location than the default one.
-    pub location: Option<String>,
+    /// Other locations than the default ones.
+    pub locations: Option<Vec<String>>,
 }
 
 impl ModelConfig {
     /// The aliases that there are without any setting.
     #[must_use]
     pub fn built_in() -> [(String, Self); 2] {
-        let at_default = |alias: &str, id: &str| (alias.to_owned(), Self { vertex_id: id.to_owned(), location: None });
+        let at_default = |alias: &str, id: &str| (alias.to_owned(), Self { vertex_id: id.to_owned(), locations: None });
         [at_default("flash", "google/gemini-2.5-flash"), at_default("pro-preview", "google/gemini-3.1-pro-preview")]
     }
 }
@@ -36,8 +37,8 @@ pub struct Model {
     pub vertex_id: Arc<str>,
     /// The same as a JSON string, quotes included: what takes the place of the client's value.
     pub quoted_id: Bytes,
-    /// The index of its location in [`Models::locations`].
-    pub location: usize,
+    /// Where it is served: indices in [`Models::locations`].
+    pub route: Route,
     /// Whether it refuses tool calls that come back without their thought signature.
     pub needs_signatures: bool,
     /// The model object of `GET /v1/models/{alias}`.
@@ -112,17 +113,20 @@ struct HealthJson<'a> {
 }
 
 impl Models {
-    /// Builds the table. `default_location` serves every alias that names none.
+    /// Builds the table. `default_locations` serve every alias that names none.
     #[must_use]
-    pub fn new(configured: &BTreeMap<String, ModelConfig>, default_location: &str) -> Self {
+    pub fn new(configured: &BTreeMap<String, ModelConfig>, default_locations: &[String]) -> Self {
         let mut locations = Vec::new();
         let mut models = Vec::with_capacity(configured.len());
         for (alias, model) in configured {
-            let wanted = model.location.as_deref().unwrap_or(default_location);
-            let location = locations.iter().position(|known| known == wanted).unwrap_or_else(|| {
-                locations.push(wanted.to_owned());
-                locations.len() - 1
-            });
+            let wanted = model.locations.as_deref().unwrap_or(default_locations);
+            let index_of = |wanted: &String| {
+                locations.iter().position(|known| known == wanted).unwrap_or_else(|| {
+                    locations.push(wanted.clone());
+                    locations.len() - 1
+                })
+            };
+            let route = Route::new(wanted.iter().map(index_of).collect());
             let object = ModelJson {
                 id: alias,
                 object: "model",
@@ -135,7 +139,7 @@ impl Models {
                 vertex_id: model.vertex_id.as_str().into(),
                 quoted_id: to_json(&model.vertex_id),
                 needs_signatures: needs_signatures(&model.vertex_id),
-                location,
+                route,
                 json: to_json(&object),
             });
         }
@@ -159,6 +163,13 @@ impl Models {
     #[must_use]
     pub fn locations(&self) -> &[String] {
         &self.locations
+    }
+
+    /// The names of a model's locations, in the order in which they are wanted, with commas between.
+    #[must_use]
+    pub fn locations_of(&self, model: &Model) -> String {
+        let names: Vec<&str> = model.route.locations().map(|location| &*self.locations[location]).collect();
+        names.join(", ")
     }
 
     /// All aliases with what they stand for, sorted.
@@ -207,21 +218,23 @@ fn to_json<T: Serialize + ?Sized>(value: &T) -> Bytes {
 mod tests {
     use super::*;
 
-    fn config(vertex_id: &str, location: Option<&str>) -> ModelConfig {
-        ModelConfig { vertex_id: vertex_id.into(), location: location.map(Into::into) }
+    fn config(vertex_id: &str, locations: Option<&[&str]>) -> ModelConfig {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        ModelConfig { vertex_id: vertex_id.into(), locations: locations.map(names) }
     }
 
     #[test]
     fn aliases_resolve_and_share_locations() {
         let configured = BTreeMap::from([
-            ("pro".to_owned(), config("google/gemini-3.1-pro-preview", Some("global"))),
+            ("pro".to_owned(), config("google/gemini-3.1-pro-preview", Some(&["global", "europe-west4"]))),
             ("flash".to_owned(), config("google/gemini-2.5-flash", None)),
             ("lite".to_owned(), config("google/gemini-2.5-flash-lite", None)),
         ]);
-        let models = Models::new(&configured, "europe-west4");
+        let models = Models::new(&configured, &["europe-west4".to_owned()]);
         assert_eq!(models.locations(), ["europe-west4", "global"]);
-        assert_eq!(models.resolve("pro").unwrap().location, 1);
-        assert_eq!(models.resolve("lite").unwrap().location, 0);
+        let route = |alias| models.resolve(alias).unwrap().route.locations().collect::<Vec<_>>();
+        assert_eq!((route("pro"), route("lite")), (vec![1, 0], vec![0]));
+        assert_eq!(models.locations_of(models.resolve("pro").unwrap()), "global, europe-west4");
         assert_eq!(models.resolve("flash").unwrap().quoted_id, "\"google/gemini-2.5-flash\"");
         assert!(models.resolve("google/gemini-2.5-flash").is_none());
         assert!(models.resolve("").is_none());
@@ -246,7 +259,7 @@ mod tests {
     #[test]
     fn model_objects_are_openais_plus_the_vertex_id() {
         let configured = BTreeMap::from([("flash".to_owned(), config("google/gemini-2.5-flash", None))]);
-        let models = Models::new(&configured, "global");
+        let models = Models::new(&configured, &["global".to_owned()]);
         let list: serde_json::Value = serde_json::from_slice(&models.all().list_json()).unwrap();
         let object = &list["data"][0];
         assert_eq!(object["owned_by"], "google");

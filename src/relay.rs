@@ -33,6 +33,9 @@ const PASSED_FIELDS: [&str; 10] = [
     "x-vertex-ai-llm-shared-request-type",
 ];
 
+/// Tells which of several locations answered.
+const LOCATION_FIELD: &str = "x-ai-proxy-location";
+
 /// Passes an answer on.
 ///
 /// # Errors
@@ -47,6 +50,7 @@ pub async fn pass_on(
     // What the gateway itself took: all but the waits for the client's body, for a bearer and for upstream.
     let overhead = parsing + answer.overhead;
     exchange.record.overhead = Some(overhead);
+    exchange.record.location = answer.location;
     let mut body = Source { body: answer.body, first: None, broken: None };
     let repair = if app.repair_errors && !status.is_success() {
         repair::examine(exchange, status.as_u16(), &answer.parts.headers, &mut body).await?
@@ -62,6 +66,9 @@ pub async fn pass_on(
                 replacement.fields.push((name, value.to_owned()));
             }
         }
+        if let Some(location) = &exchange.record.location {
+            replacement.fields.push((LOCATION_FIELD, location.to_string()));
+        }
         return exchange.answer(replacement).await;
     }
 
@@ -76,6 +83,9 @@ pub async fn pass_on(
     let _ =
         write!(timing, "gateway;dur={:.3}, upstream;dur={:.3}", milliseconds(overhead), milliseconds(answer.waited));
     exchange.field("server-timing", timing.as_bytes());
+    if let Some(location) = exchange.record.location.clone() {
+        exchange.field(LOCATION_FIELD, location.as_bytes());
+    }
     let restored = exchange.record.signatures;
     if !restored.is_none() {
         let told = format!("kept={}, skipped={}", restored.kept, restored.skipped);

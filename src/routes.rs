@@ -69,6 +69,12 @@ impl<'a> Route<'a> {
     }
 }
 
+/// Whether a head asks how the gateway is.
+#[must_use]
+pub fn is_probe(head: &Head) -> bool {
+    matches!(Route::find(&head.shared_path()), Some(Route::Health | Route::Ready))
+}
+
 /// Answers one request.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 use crate::App;
 use crate::access_log::{Record, RequestId};
+use crate::connections::Place;
 use crate::error::ApiError;
 use crate::http1::{Connection, Exchange, Head, Next};
 use crate::log::Severity;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
 
 /// A silent client is asked after this long whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -20,6 +22,8 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Rest after a failed accept: out of descriptors, most likely, and some may come free.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// How long a refused connection has to ask, and to take its answer.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long cut requests have for their last bytes.
 const CUT_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -88,9 +92,9 @@ pub async fn serve(app: Arc<App>, ports: Vec<Port>, shutdown: impl Future<Output
     // invites another request.
     phase.send_replace(Phase::Draining);
     app.log.event(Severity::Info, "stopping: running requests may finish");
-    if tokio::time::timeout(app.shutdown_grace, all_gone.recv()).await.is_err() {
+    if timeout(app.shutdown_grace, all_gone.recv()).await.is_err() {
         phase.send_replace(Phase::Cutting);
-        let _ = tokio::time::timeout(CUT_TIMEOUT, all_gone.recv()).await;
+        let _ = timeout(CUT_TIMEOUT, all_gone.recv()).await;
     }
 }
 
@@ -108,15 +112,34 @@ async fn accept(app: Arc<App>, port: Port, mut stop: Stop, alive: mpsc::Sender<(
         match accepted {
             Ok((stream, _)) => {
                 failing = false;
+                // Without a place, and without a lane to say so, it is closed here.
+                let Some(place) = app.connections.find_place(port.service, &app.log) else { continue };
                 prepare(&stream);
                 let (app, stop, alive) = (app.clone(), stop.clone(), alive.clone());
                 let (service, tls) = (port.service, port.tls.clone());
-                tokio::spawn(async move {
-                    if let Some(transport) = secure(tls, stream, stop.clone()).await {
-                        carry(app, transport, service, stop).await;
-                    }
-                    drop(alive);
-                });
+                match place {
+                    Place::Served(place) => tokio::spawn(async move {
+                        if let Some(transport) = secure(tls, stream, stop.clone()).await {
+                            carry(app, transport, service, stop).await;
+                        }
+                        drop((place, alive));
+                    }),
+                    Place::Refused(lane) => tokio::spawn(async move {
+                        let rest = tls.as_ref().map(|_| sleep(REFUSAL_TIMEOUT));
+                        let refusing = async {
+                            if let Some(transport) = secure(tls, stream, stop.clone()).await {
+                                refuse(app, transport, service, stop).await;
+                            }
+                        };
+                        let _ = timeout(REFUSAL_TIMEOUT, refusing).await;
+                        drop(alive);
+                        // Handshakes cost those who are served: with a rest for each lane there are not many a second.
+                        if let Some(rest) = rest {
+                            rest.await;
+                        }
+                        drop(lane);
+                    }),
+                };
             }
             // The client went away before it was accepted: nothing is short.
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
@@ -128,7 +151,7 @@ async fn accept(app: Arc<App>, port: Port, mut stop: Stop, alive: mpsc::Sender<(
                 failing = true;
                 tokio::select! {
                     () = stop.reached(Phase::Draining) => return,
-                    () = tokio::time::sleep(ACCEPT_BACKOFF) => {}
+                    () = sleep(ACCEPT_BACKOFF) => {}
                 }
             }
         }
@@ -155,14 +178,15 @@ fn prepare(stream: &TcpStream) {
 /// One connection from its first request to its last.
 async fn carry(app: Arc<App>, transport: Transport, service: Service, stop: Stop) {
     let _open = app.metrics.connection();
-    let mut connection = Connection::new(transport, stop);
+    let among = (service != Service::Metrics).then(|| app.connections.clone());
+    let mut connection = Connection::new(transport, stop, among);
     loop {
         let head = connection.next_head().await;
         if matches!(head, Ok(None)) {
             return;
         }
         // In a box, so that a connection which waits for a request is small.
-        match Box::pin(exchange(&app, &mut connection, service, head)).await {
+        match Box::pin(exchange(&app, &mut connection, Some(service), head)).await {
             Next::RequestAfter(unread) if connection.discard(unread).await => {}
             Next::RequestAfter(_) | Next::Close => return connection.close().await,
             Next::Drop => return,
@@ -171,11 +195,31 @@ async fn carry(app: Arc<App>, transport: Transport, service: Service, stop: Stop
     }
 }
 
-/// One request and its answer. Its log line is written when this ends.
+/// One request of a connection for which there is no place. Probes are answered as ever: a gateway that is full is not
+/// broken, and must not be taken for it.
+async fn refuse(app: Arc<App>, transport: Transport, service: Service, stop: Stop) {
+    let mut connection = Connection::new(transport, stop, None);
+    let mut head = connection.next_head().await;
+    if matches!(head, Ok(None)) {
+        return;
+    }
+    let mut service = Some(service);
+    if let Ok(Some(head)) = &mut head {
+        head.keep_alive = false;
+        service = service.filter(|service| *service == Service::Gateway && routes::is_probe(head));
+    }
+    match Box::pin(exchange(&app, &mut connection, service, head)).await {
+        Next::Abort => connection.abort(),
+        Next::Drop => {}
+        Next::Close | Next::RequestAfter(_) => connection.close().await,
+    }
+}
+
+/// One request and its answer; without a service, that there is no place. Its log line is written when this ends.
 async fn exchange(
     app: &Arc<App>,
     connection: &mut Connection,
-    service: Service,
+    service: Option<Service>,
     head: Result<Option<Head>, ApiError>,
 ) -> Next {
     let mut record =
@@ -188,9 +232,10 @@ async fn exchange(
     let mut exchange = Exchange::new(connection, head, record, &app.cors);
     let result = match unreadable {
         None => match service {
-            Service::Gateway => routes::answer(app, &mut exchange).await,
-            Service::Redirect => redirect::answer(app, &mut exchange).await,
-            Service::Metrics => metrics::answer(app, &mut exchange).await,
+            Some(Service::Gateway) => routes::answer(app, &mut exchange).await,
+            Some(Service::Redirect) => redirect::answer(app, &mut exchange).await,
+            Some(Service::Metrics) => metrics::answer(app, &mut exchange).await,
+            None => Err(ApiError::TooManyConnections.into()),
         },
         Some(error) => Err(error.into()),
     };

@@ -458,6 +458,50 @@ fn bodies_are_counted_against_the_budget() {
     assert_eq!(gateway.chat(&body).status, 200);
 }
 
+/// However many clients send as much as they may, memory is bounded by the budget.
+#[test]
+fn large_bodies_take_no_more_memory_than_their_budget() {
+    const EACH: usize = 4 << 20;
+    const HELD: usize = 8;
+    const REFUSED: usize = 40;
+    let upstream = Upstream::queued();
+    let gateway = Gateway::before(&upstream)
+        .env("MAX_BODY_BYTES", &EACH.to_string())
+        .env("BODY_BUDGET_BYTES", &(HELD * EACH).to_string())
+        .env("METRICS_PORT", "0")
+        .start();
+    let (begin, end) = (r#"{"model":"flash","a":""#, r#""}"#);
+    let body = format!("{begin}{}{end}", "x".repeat(EACH - begin.len() - end.len()));
+    let before = gateway.memory();
+    let mut held: Vec<_> = (0..HELD)
+        .map(|_| {
+            let mut client = gateway.client();
+            client.send(Request::chat(&body).header("expect", "100-continue").head_bytes());
+            assert_eq!(client.head().status, 100);
+            client.send(&body[..EACH - 1]);
+            client
+        })
+        .collect();
+    let refused: Vec<_> = (0..REFUSED)
+        .map(|_| {
+            let mut client = gateway.client();
+            client.try_send(Request::chat(&body).bytes());
+            let answer = client.response();
+            answer.assert_error(503, "out_of_memory");
+            assert!(answer.retry_after() >= 1);
+            client
+        })
+        .collect();
+    assert_eq!(gateway.metrics()["ai_proxy_body_budget_used_bytes"], (HELD * EACH) as f64);
+    let grown = gateway.memory() - before;
+    assert!(grown < HELD * EACH + HELD * EACH / 2, "{grown} bytes for {} clients", HELD + REFUSED);
+    drop(refused);
+    for client in &mut held {
+        client.send(&body[EACH - 1..]);
+        assert_eq!(client.response().status, 200);
+    }
+}
+
 /// Small bodies are many: those that wait for upstream's headers are counted until then.
 #[test]
 fn small_bodies_are_counted_while_upstream_is_silent() {

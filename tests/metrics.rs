@@ -2,7 +2,7 @@
 mod support;
 
 use serde_json::json;
-use support::metrics::{metrics_port, sample, scrape};
+use support::metrics::{sample, scrape};
 use support::{CHAT, CHAT_PATH, CHAT_STREAM, Client, Gate, Gateway, KEY, Request, SECOND_KEY, UNKNOWN_KEY, Upstream};
 
 const USAGE: &str = r#"{"completion_tokens":45,"completion_tokens_details":{"reasoning_tokens":504},"prompt_tokens":27,"prompt_tokens_details":{"cached_tokens":3}}"#;
@@ -42,7 +42,7 @@ fn a_key_that_allows_it_reads_them_on_the_main_port() {
 fn the_metrics_port_has_nothing_else() {
     let upstream = Upstream::queued();
     let gateway = Gateway::before(&upstream).env("METRICS_PORT", "0").start();
-    let address = metrics_port(&gateway);
+    let address = gateway.metrics_port();
     let ask = |request: &Request| Client::connect(address).request(request);
     for path in ["/", "/health", "/v1/models", "/metrics/"] {
         ask(&Request::get(path).key(KEY)).assert_error(404, "not_found");
@@ -58,7 +58,7 @@ fn the_metrics_port_has_nothing_else() {
 fn every_request_and_token_is_counted_once() {
     let upstream = Upstream::queued();
     let gateway = Gateway::before(&upstream).env("METRICS_PORT", "0").start();
-    let address = metrics_port(&gateway);
+    let address = gateway.metrics_port();
     let whole = format!(r#"{{"choices":[],"usage":{USAGE}}}"#);
     for _ in 0..3 {
         let whole = whole.clone();
@@ -144,7 +144,7 @@ fn gauges_rise_and_fall() {
         exchange.last_chunk();
     });
     let gateway = Gateway::before(&upstream).env("METRICS_PORT", "0").start();
-    let address = metrics_port(&gateway);
+    let address = gateway.metrics_port();
     let mut client = gateway.client();
     client.send(Request::chat(CHAT_STREAM).bytes());
     let mut answer = client.head();
@@ -163,7 +163,7 @@ fn labels_cannot_be_forged() {
     let keys = json!([{"id": "a\"} 1\\ä", "key": KEY}]).to_string();
     let gateway = Gateway::before(&upstream).env("API_KEYS_JSON", &keys).env("METRICS_PORT", "0").start();
     gateway.log_of(&gateway.chat(CHAT));
-    let told = scrape(metrics_port(&gateway));
+    let told = scrape(gateway.metrics_port());
     let name = r#"ai_proxy_chats_total{key="a\"} 1\\ä",alias="flash",status="2xx",outcome="completed"}"#;
     assert_eq!(sample(&told, name), 1.0);
 }
@@ -193,7 +193,7 @@ fn a_broken_keys_file_is_seen() {
     let path = file.to_str().expect("the path is text");
     let gateway =
         Gateway::before(&upstream).without("API_KEYS_JSON").env("API_KEYS_FILE", path).env("METRICS_PORT", "0").start();
-    let address = metrics_port(&gateway);
+    let address = gateway.metrics_port();
     let told = || {
         let samples = scrape(address);
         let at = |name: &str| sample(&samples, name);
@@ -227,7 +227,7 @@ fn an_id_may_have_the_name_of_the_others() {
         assert_eq!(client.request(&request).status, 400);
     }
     gateway.wait_for_access(1099);
-    let told = scrape(metrics_port(&gateway));
+    let told = scrape(gateway.metrics_port());
     let of_chats: Vec<(&String, &f64)> =
         told.iter().filter(|(name, _)| name.starts_with("ai_proxy_chats_total{")).collect();
     assert_eq!(of_chats.len(), 1025, "labels are bounded");

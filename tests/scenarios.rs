@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
-use support::metrics::{metrics_port, sample, scrape};
+use support::metrics::{sample, scrape};
 use support::{Emulator, End, Gateway, KEY, Request, Response, assert_bytes, show, sse, until};
 
 /// Pauses are so many times as short: 160 seconds are 160 ms.
@@ -233,7 +233,7 @@ fn run_all(emulator: &Emulator) -> BTreeMap<String, [String; 2]> {
 /// Memory and open connections do not grow with the number of faults.
 #[track_caller]
 fn returns_to_its_start(emulator: &Emulator, gateway: &Gateway, scenarios: &[Scenario]) {
-    let address = metrics_port(gateway);
+    let address = gateway.metrics_port();
     let told = |name: &str| sample(&scrape(address), name);
     let (files, memory) = (told("process_open_fds"), told("process_resident_memory_bytes"));
     for scenario in scenarios {

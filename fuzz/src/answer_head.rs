@@ -1,17 +1,17 @@
 //! The head of an answer is read alike however it comes, and where its body ends is what a plain reader of lines says.
 
 use super::cuts;
-use ai_proxy::upstream::http1::take_head;
+use ai_proxy::upstream::http1::{MAX_INTERIM, take_head};
 use bytes::BytesMut;
 
 /// What is told of a head, and what is left behind it.
 type Read = Result<Option<(String, Vec<u8>)>, String>;
 
 fn read(pieces: &[&[u8]]) -> Read {
-    let mut input = BytesMut::new();
+    let (mut input, mut interim_left) = (BytesMut::new(), MAX_INTERIM);
     for (number, piece) in pieces.iter().enumerate() {
         input.extend_from_slice(piece);
-        if let Some((parts, body)) = take_head(&mut input).map_err(|error| error.to_string())? {
+        if let Some((parts, body)) = take_head(&mut input, &mut interim_left).map_err(|error| error.to_string())? {
             input.extend_from_slice(&pieces[number + 1..].concat());
             let told = format!("{} {:?} {:?} {body:?}", parts.status, parts.version, parts.headers);
             return Ok(Some((told, input.to_vec())));
@@ -32,7 +32,7 @@ pub fn check(input: &[u8]) {
     }
     let Ok(Some((_, rest))) = &whole else { return };
     let mut input = BytesMut::from(input);
-    let (parts, body) = take_head(&mut input).expect("it was good").expect("it was whole");
+    let (parts, body) = take_head(&mut input, &mut MAX_INTERIM.clone()).expect("it was good").expect("it was whole");
     assert_eq!(&input[..], &rest[..]);
     let status = parts.status.as_u16();
     assert!(status == 101 || !(100..200).contains(&status), "an interim answer is none");

@@ -38,6 +38,8 @@ pub(super) fn append_json(out: &mut Vec<u8>, record: &Record, outcome: Outcome, 
     or_null(out, record.alias.as_deref(), string);
     out.extend_from_slice(b",\"model\":");
     or_null(out, record.model.as_deref(), string);
+    out.extend_from_slice(b",\"location\":");
+    or_null(out, record.location.as_deref(), string);
     out.extend_from_slice(b",\"stream\":");
     or_null(out, record.stream, boolean);
     out.extend_from_slice(b",\"status\":");
@@ -207,7 +209,7 @@ mod tests {
 
     fn record() -> Record {
         let log = Log::start(Style::Json, std::io::sink());
-        let metrics = Metrics::new(&Models::new(&BTreeMap::new(), "global"));
+        let metrics = Metrics::new(&Models::new(&BTreeMap::new(), &["global".to_owned()]));
         Record::start(log, Arc::new(metrics), "project".into(), RequestId::next(7))
     }
 
@@ -225,9 +227,7 @@ mod tests {
         assert_eq!(line["httpRequest"].get("status"), None);
         assert_eq!(line["httpRequest"]["latency"], "5.000042s");
         assert_eq!(line["duration_ms"], 5000.042);
-        for name in
-            ["key_id", "alias", "model", "stream", "status", "upstream_status", "ttfb_ms", "overhead_ms", "error"]
-        {
+        for name in "key_id alias model location stream status upstream_status ttfb_ms overhead_ms error".split(' ') {
             assert!(line[name].is_null() && line.get(name).is_some(), "{name}");
         }
         assert_eq!(line.get("logging.googleapis.com/trace"), None);
@@ -277,6 +277,7 @@ mod tests {
             "key_id": record.key_id.as_deref(),
             "alias": record.alias.as_deref(),
             "model": record.model.as_deref(),
+            "location": record.location.as_deref(),
             "stream": record.stream,
             "status": record.status,
             "upstream_status": record.upstream_status,
@@ -319,7 +320,7 @@ mod tests {
     }
 
     fn any_record() -> impl Strategy<Value = Record> {
-        let texts = prop::collection::vec(prop::option::of(any_text()), 4);
+        let texts = prop::collection::vec(prop::option::of(any_text()), 5);
         let (project, trace) = (any_text(), any::<Option<([u8; 16], Option<u64>)>>());
         let numbers = any::<(u64, u64, u32, u32, Option<[Option<u64>; 4]>)>();
         let statuses = (prop::option::of(100..600_u16), prop::option::of(100..600_u16), any::<Option<bool>>());
@@ -329,7 +330,8 @@ mod tests {
                 let mut record = record();
                 let mut next = || texts.pop().flatten();
                 (record.key_id, record.alias) = (next().map(Into::into), next().map(Into::into));
-                (record.model, record.error) = (next().map(Into::into), next());
+                (record.model, record.location) = (next().map(Into::into), next().map(Into::into));
+                record.error = next();
                 record.project = project.into();
                 record.trace = trace.map(|(id, span)| {
                     let (mut digits, mut span_digits) = ([0; 32], [0; 16]);

@@ -114,6 +114,8 @@ pub struct Record {
     pub alias: Option<Arc<str>>,
     /// The Vertex id behind it.
     pub model: Option<Arc<str>>,
+    /// The location that answered, where it was one of several.
+    pub location: Option<Arc<str>>,
     /// Whether the client asked for a stream.
     pub stream: Option<bool>,
     /// The status sent to the client.
@@ -156,6 +158,7 @@ impl Record {
             key_id: None,
             alias: None,
             model: None,
+            location: None,
             stream: None,
             status: None,
             upstream_status: None,

@@ -197,18 +197,19 @@ Environment (defaults in brackets):
   ACME_DIRECTORY_URL             the authority [Let's Encrypt]
   HTTP_REDIRECT_PORT             plain port that sends browsers to https [none]
   GOOGLE_CLOUD_PROJECT           the project [the metadata server's]
-  GOOGLE_CLOUD_LOCATION          global, us, eu or a region [global]
+  GOOGLE_CLOUD_LOCATION          global, us, eu or a region; or several, separated by commas [global]
   GOOGLE_VERTEX_BASE_URL         another scheme and host than the location's
   MODEL_FLASH_ID                 [google/gemini-2.5-flash]
   MODEL_PRO_PREVIEW_ID           [google/gemini-3.1-pro-preview]
   MODEL_<ALIAS>_ID               a further alias
-  MODEL_<ALIAS>_LOCATION         another location for one alias
+  MODEL_<ALIAS>_LOCATION         another location, or several, for one alias
   MODEL_ALIASES_JSON             {\"alias\":\"publisher/model\"}: names that no variable can spell
   CORS_ALLOW_ORIGINS             origins of web pages that may call, comma-separated [none]
   PUBLIC_URL                     https://host that pages tell clients [each request's host]
   PLAYGROUND                     on: a page to try the gateway on [off]
   MAX_BODY_BYTES                 largest request body [33554432]
   BODY_BUDGET_BYTES              all request bodies held at one time [half of the memory limit]
+  MAX_CONNECTIONS                clients' connections at one time [by descriptors and memory]
   METRICS_PORT                   a port for Prometheus at /metrics, without a key [none]
   UPSTREAM_TIMEOUT_SECONDS       until response headers [600]
   UPSTREAM_ERRORS                openai, or raw to leave error bodies alone [openai]

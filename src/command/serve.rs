@@ -53,7 +53,7 @@ pub(super) async fn serve(
 ) -> Result<Log, ExitCode> {
     let project = match config.project.take() {
         Some(project) => project,
-        None => match metadata::project(&config.metadata_host).await {
+        None => match metadata::project_at_start(&config.metadata_host).await {
             Some(project) => project,
             None => {
                 let message = "is required: no metadata server answered that could tell";

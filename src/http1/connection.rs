@@ -2,15 +2,17 @@
 
 use super::exchange::Failure;
 use super::head::Head;
+use crate::connections::Connections;
 use crate::error::ApiError;
 use crate::server::{Phase, Stop};
 use crate::transport::Transport;
 use bytes::{Buf, BufMut, BytesMut};
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -18,8 +20,15 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 /// How long a kept connection may wait for its next request. Google's front ends reuse connections for up to ten
 /// minutes; the side that sends requests should be the one that closes.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(620);
+/// A connection that has had no request for so long makes room for others where places run short, before its time.
+const SPARE_AFTER: Duration = Duration::from_secs(5);
 /// How long a head may take from its first byte. hyper's default is the same.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a client may take for one piece of an answer, which is 64 KiB at most where it is relayed. As long as an idle
+/// connection may wait: whoever reads so slowly is as good as gone.
+const PIECE_TIMEOUT: Duration = IDLE_TIMEOUT;
+/// Where places run short, whoever has taken longer than this for a piece makes room for others.
+const SLOW_PIECE: Duration = Duration::from_secs(15);
 /// How long a client may pause while it sends a body.
 const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How much of what the client sends ahead is kept while its request runs, in bytes.
@@ -34,11 +43,16 @@ const LINGER_WHILE_DRAINING: Duration = Duration::from_millis(500);
 /// Output buffers larger than this are not kept between writes, in bytes.
 const KEPT_OUTPUT_BYTES: usize = 2 * 1024;
 
+/// Something that is waited for, in a box since it seldom is.
+type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Why a request cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interruption {
     /// The client closed or reset its connection.
     HungUp,
+    /// The client does not take what is sent.
+    Stalled,
     /// The grace period of a stop is over.
     Cut,
 }
@@ -56,15 +70,17 @@ pub struct Connection {
     /// More was sent ahead than is kept: what follows cannot be told.
     flooded: bool,
     stop: Stop,
+    /// Those among which it has a place that others may need.
+    among: Option<Arc<Connections>>,
     /// Resolves when running requests have to be cut.
-    cut: Pin<Box<dyn Future<Output = ()> + Send>>,
+    cut: Waiting,
     was_cut: bool,
 }
 
 impl Connection {
     /// Takes an accepted connection.
     #[must_use]
-    pub fn new(stream: Transport, stop: Stop) -> Self {
+    pub fn new(stream: Transport, stop: Stop, among: Option<Arc<Connections>>) -> Self {
         let mut of_cut = stop.clone();
         Self {
             stream,
@@ -76,6 +92,7 @@ impl Connection {
             cut: Box::pin(async move { of_cut.reached(Phase::Cutting).await }),
             was_cut: false,
             stop,
+            among,
         }
     }
 
@@ -90,8 +107,10 @@ impl Connection {
     /// # Errors
     /// When what came is no valid head or took too long.
     pub async fn next_head(&mut self) -> Result<Option<Head>, ApiError> {
-        let mut stop = self.stop.clone();
+        let (mut stop, among) = (self.stop.clone(), self.among.clone());
+        let waits_since = Instant::now();
         let mut begun: Option<Instant> = None;
+        let mut is_spare = false;
         loop {
             skip_empty_lines(&mut self.input);
             if let Some(head) = Head::take(&mut self.input)? {
@@ -100,20 +119,23 @@ impl Connection {
             let deadline = if self.input.is_empty() {
                 // An idle connection holds no buffer.
                 self.input = BytesMut::new();
-                Instant::now() + IDLE_TIMEOUT
+                waits_since + IDLE_TIMEOUT
             } else {
                 *begun.get_or_insert_with(Instant::now) + HEAD_TIMEOUT
             };
+            let until = if is_spare { deadline } else { deadline.min(waits_since + SPARE_AFTER) };
             let read = tokio::select! {
                 biased;
-                read = timeout_at(deadline, self.read_more()) => read,
+                read = timeout_at(until, self.read_more()) => read.ok(),
                 () = stop.reached(Phase::Draining) => return Ok(None),
+                () = room_is_needed(among.as_ref()), if is_spare => return Ok(None),
             };
             match read {
-                Ok(Ok(1..)) => {}
-                Ok(_) => return Ok(None),
-                Err(_) if self.input.is_empty() => return Ok(None),
-                Err(_) => return Err(ApiError::RequestTimeout),
+                Some(Ok(1..)) => {}
+                Some(_) => return Ok(None),
+                None if !is_spare && until < deadline => is_spare = true,
+                None if self.input.is_empty() => return Ok(None),
+                None => return Err(ApiError::RequestTimeout),
             }
         }
     }
@@ -232,6 +254,8 @@ impl Connection {
     async fn send_all(&mut self, parts: [&[u8]; 3]) -> Result<(), Interruption> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         let mut sent = 0;
+        // Only a client that does not keep up is timed.
+        let mut patience = None;
         poll_fn(|cx| {
             while sent < total {
                 let mut skip = sent;
@@ -247,7 +271,7 @@ impl Connection {
                         return Poll::Ready(Err(Interruption::HungUp));
                     }
                     // A client that does not read can still go away.
-                    Poll::Pending => return self.poll_interruption(cx).map(Err),
+                    Poll::Pending => return self.poll_stall(&mut patience, cx),
                 }
             }
             // With TLS the last bytes may still be here.
@@ -257,10 +281,30 @@ impl Connection {
                     self.hung_up = true;
                     Poll::Ready(Err(Interruption::HungUp))
                 }
-                Poll::Pending => self.poll_interruption(cx).map(Err),
+                Poll::Pending => self.poll_stall(&mut patience, cx),
             }
         })
         .await
+    }
+
+    /// Ready when a client that does not take what is sent has gone, or has had its time.
+    fn poll_stall(&mut self, patience: &mut Option<Waiting>, cx: &mut Context<'_>) -> Poll<Result<(), Interruption>> {
+        if let Poll::Ready(interruption) = self.poll_interruption(cx) {
+            return Poll::Ready(Err(interruption));
+        }
+        let among = &self.among;
+        let patience = patience.get_or_insert_with(|| {
+            let among = among.clone();
+            Box::pin(async move {
+                sleep(SLOW_PIECE).await;
+                let _ = timeout(PIECE_TIMEOUT - SLOW_PIECE, room_is_needed(among.as_ref())).await;
+            })
+        });
+        ready!(patience.as_mut().poll(cx));
+        self.hung_up = true;
+        // Without it the kernel would go on offering what it holds.
+        self.stream.reset_on_drop();
+        Poll::Ready(Err(Interruption::Stalled))
     }
 
     /// Sends an interim answer while the body is still being waited for.
@@ -322,11 +366,19 @@ impl Connection {
     }
 }
 
+/// Returns when this connection's place should be another's.
+async fn room_is_needed(among: Option<&Arc<Connections>>) {
+    match among {
+        Some(connections) => connections.room_is_needed().await,
+        None => pending().await,
+    }
+}
+
 /// Reads what there is behind what has been read, through the stack, so that a connection which waits holds no buffer.
 fn poll_read(stream: &mut Transport, input: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     let mut scratch = [const { MaybeUninit::<u8>::uninit() }; SCRATCH_BYTES];
     let mut read = ReadBuf::uninit(&mut scratch);
-    std::task::ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+    ready!(Pin::new(stream).poll_read(cx, &mut read))?;
     input.extend_from_slice(read.filled());
     Poll::Ready(Ok(read.filled().len()))
 }

@@ -24,7 +24,7 @@ const QUEUED_BYTES: usize = 32 * 1024;
 const DISCARDED_BODY_BYTES: u64 = 64 * 1024;
 /// What pages of other origins may read of an answer's head.
 const EXPOSED_FIELDS: &[u8] =
-    b"access-control-expose-headers: x-request-id, server-timing, retry-after, x-ai-proxy-thought-signatures";
+    b"access-control-expose-headers: x-request-id, server-timing, retry-after, x-ai-proxy-location, x-ai-proxy-thought-signatures";
 /// The first allocation for a chunked body, in bytes.
 const CHUNKED_START_BYTES: usize = 16 * 1024;
 
@@ -498,6 +498,9 @@ impl<'c> Exchange<'c> {
         {
             admission.charge_unknown();
         }
+        if matches!(result, Err(Failure::Interrupted(Interruption::Stalled))) {
+            self.record.error.get_or_insert_with(|| "client_stopped_reading".to_owned());
+        }
         let outcome = &mut self.record.outcome;
         match result {
             Ok(()) => {
@@ -505,7 +508,7 @@ impl<'c> Exchange<'c> {
             }
             Err(failure) => {
                 *outcome = Some(match failure {
-                    Failure::Interrupted(Interruption::HungUp) => Outcome::ClientHungUp,
+                    Failure::Interrupted(Interruption::HungUp | Interruption::Stalled) => Outcome::ClientHungUp,
                     Failure::Interrupted(Interruption::Cut) => Outcome::CutByShutdown,
                     Failure::Broken | Failure::Refused(_) => Outcome::UpstreamBroke,
                 });

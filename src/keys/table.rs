@@ -154,10 +154,10 @@ mod tests {
     const KEY: &str = "sk_live_0123456789abcdef";
 
     fn models() -> Models {
-        let model = |id: &str| ModelConfig { vertex_id: id.into(), location: None };
+        let model = |id: &str| ModelConfig { vertex_id: id.into(), locations: None };
         let configured =
             BTreeMap::from([("flash".to_owned(), model("google/a")), ("pro".to_owned(), model("google/b"))]);
-        Models::new(&configured, "global")
+        Models::new(&configured, &["global".to_owned()])
     }
 
     fn keys(json: &str) -> Keys {

@@ -206,8 +206,8 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("keys.json");
             fs::write(&path, LIST).unwrap();
-            let flash = ModelConfig { vertex_id: "google/a".into(), location: None };
-            let models = Arc::new(Models::new(&BTreeMap::from([("flash".to_owned(), flash)]), "global"));
+            let flash = ModelConfig { vertex_id: "google/a".into(), locations: None };
+            let models = Arc::new(Models::new(&BTreeMap::from([("flash".to_owned(), flash)]), &["global".to_owned()]));
             let keys = Arc::new(Keys::new(&KeyList::parse(LIST).unwrap(), &models));
             let (log, lines) = Log::to_channel();
             let watcher = Watcher::new(KeysFile::new(path, LIST), keys, models, log.clone());

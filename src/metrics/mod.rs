@@ -12,6 +12,7 @@ mod text;
 
 use crate::App;
 use crate::access_log::{Outcome, Record};
+use crate::connections::Figures;
 use crate::error::ApiError;
 use crate::http1::{Answer, Exchange, Failure, Method};
 use crate::keys::Reloads;
@@ -107,6 +108,10 @@ struct OfAlias {
 pub struct State {
     /// Bytes of request bodies that are held, and how many may be.
     pub body_budget: (usize, usize),
+    /// Tasks of the runtime.
+    pub tasks: u64,
+    /// Places for connections.
+    pub connections: Figures,
     /// Whether a bearer is held that is good.
     pub bearer_is_ready: bool,
     /// What has become of changes of the keys file.
@@ -315,6 +320,9 @@ impl Metrics {
         gauge("ai_proxy_requests_running", "Requests that have begun and not ended, this one among them.", running);
         let connections = self.connections.load(Ordering::Relaxed);
         gauge("ai_proxy_connections_open", "Connections of clients, idle ones too.", connections);
+        gauge("ai_proxy_tasks", "Tasks of the runtime.", state.tasks);
+        let limit = state.connections.limit as u64;
+        gauge("ai_proxy_connections_limit", "Connections of clients that may be open.", limit);
         let (used, limit) = state.body_budget;
         gauge("ai_proxy_body_budget_used_bytes", "Request bodies that are held.", used as u64);
         gauge("ai_proxy_body_budget_limit_bytes", "Request bodies that may be held.", limit as u64);
@@ -327,6 +335,13 @@ impl Metrics {
         gauge("ai_proxy_keys_file_broken", "Whether the keys file, as it is now, is not what is in use.", is_broken);
         let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         gauge("process_start_time_seconds", "When the process started, in Unix time.", started);
+        const REFUSED: &str = "ai_proxy_connections_refused_total";
+        text.family(REFUSED, Kind::Counter, "Connections beyond the limit, by what they were told.");
+        for (told, count) in [("503", state.connections.answered), ("nothing", state.connections.unanswered)] {
+            text.sample(REFUSED, &[("told", told)], count);
+        }
+        let help = "Idle connections that were closed to make room for others.";
+        text.single("ai_proxy_connections_made_room_total", Kind::Counter, help, state.connections.asked_to_leave);
         text.family("ai_proxy_keys_reloads_total", Kind::Counter, "Changes of the keys file, by what became of them.");
         for (result, count) in [("ok", state.keys.ok), ("failed", state.keys.failed)] {
             text.sample("ai_proxy_keys_reloads_total", &[("result", result)], count);
@@ -351,6 +366,8 @@ fn microseconds(duration: Duration) -> u64 {
 pub fn page(app: &App) -> Answer {
     let state = State {
         body_budget: (app.budget.used(), app.budget.limit()),
+        tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64,
+        connections: app.connections.figures(),
         keys: app.keys.reloads(),
         bearer_is_ready: app.vertex.is_ready(),
         bearer_age: app.vertex.bearer_age(),

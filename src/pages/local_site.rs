@@ -13,10 +13,10 @@ use std::collections::BTreeMap;
 #[must_use]
 pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     let configured: BTreeMap<String, ModelConfig> = ModelConfig::built_in().into_iter().collect();
-    let models = Models::new(&configured, "global");
+    let models = Models::new(&configured, &["global".to_owned()]);
     let values = Values::new(Facts {
         models: &models,
-        location: "global",
+        locations: &["global".to_owned()],
         public_url: None,
         tls_ends_here: false,
         playground: false,

@@ -40,8 +40,8 @@ mod built {
 pub struct Facts<'a> {
     /// Aliases and what they stand for.
     pub models: &'a Models,
-    /// The default location.
-    pub location: &'a str,
+    /// The default locations.
+    pub locations: &'a [String],
     /// Where clients find the gateway, if that is configured.
     pub public_url: Option<&'a PublicUrl>,
     /// Whether clients speak TLS with the gateway itself.
@@ -137,7 +137,7 @@ fn alias_rows(models: &Models) -> String {
              <td data-column=\"location\"><code>{}</code></td></tr>\n",
             escaped(&model.alias),
             escaped(&model.vertex_id),
-            escaped(&models.locations()[model.location])
+            escaped(&models.locations_of(model))
         )
     };
     models.iter().map(row).collect()

@@ -78,7 +78,7 @@ impl Values {
         };
         let first = facts.models.resolve("flash").or_else(|| facts.models.iter().next());
         Self {
-            location: escaped(facts.location),
+            location: escaped(&facts.locations.join(", ")),
             aliases: alias_rows(facts.models),
             models: facts.models.iter().map(item).collect(),
             first_alias: first.map(|model| escaped(&model.alias)).unwrap_or_default(),

@@ -25,6 +25,9 @@ pub(crate) enum ConnectError {
     /// The name does not resolve, or no address answers, or TLS failed.
     #[error("{0}")]
     Failed(Arc<str>),
+    /// There was one, which ended before it could be used.
+    #[error("the new connection was closed at once")]
+    ClosedAtOnce,
     /// Not within [`CONNECT_TIMEOUT`].
     #[error("no connection within {} seconds", CONNECT_TIMEOUT.as_secs())]
     TimedOut,

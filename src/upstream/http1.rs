@@ -22,6 +22,8 @@ use tokio_rustls::client::TlsStream;
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Most header fields of an answer. hyper allows as many.
 const MAX_FIELDS: usize = 100;
+/// Most interim answers before the final one.
+pub const MAX_INTERIM: u32 = 64;
 /// One read's share of the stack, in bytes.
 const SCRATCH_BYTES: usize = 16 * 1024;
 /// A read buffer that has grown beyond this is not kept between pieces, in bytes.
@@ -54,8 +56,16 @@ pub(super) struct Connection {
     transport: Transport,
     /// Read and not yet used.
     input: BytesMut,
+    /// What of the request is still to be sent, while its answer is coming already.
+    rest: Option<Rest>,
     /// Whether the next request can go out: the last answer has come to its end, and both sides keep the connection.
     is_idle: bool,
+}
+
+/// The end of a request.
+struct Rest {
+    pieces: Vec<Bytes>,
+    sent: usize,
 }
 
 /// Where an answer's body ends.
@@ -90,7 +100,7 @@ impl Connection {
     }
 
     fn over(transport: Transport) -> Self {
-        Self { transport, input: BytesMut::new(), is_idle: true }
+        Self { transport, input: BytesMut::new(), rest: None, is_idle: true }
     }
 
     /// Whether the next request can go out.
@@ -105,19 +115,20 @@ impl Connection {
         self.transport.poll_read(&mut Context::from_waker(Waker::noop()), &mut read).is_pending()
     }
 
-    /// Sends a request and waits for the head of its answer. An answer may come before the request is sent, whose rest
-    /// then stays here.
+    /// Sends a request and waits for the head of its answer. An answer may begin before the request is sent, whose rest
+    /// then goes out while the answer's body is waited for: upstream may need it to go on.
     ///
     /// # Errors
     /// When there is no answer to be had. Whatever happens, dropping the future spoils the connection.
-    pub(super) async fn send(&mut self, head: &[u8], body: &[Bytes]) -> Result<(Parts, Body), SendError> {
+    pub(super) async fn send(&mut self, head: &[u8], body_pieces: &[Bytes]) -> Result<(Parts, Body), SendError> {
         self.is_idle = false;
-        let total = head.len() + body.iter().map(Bytes::len).sum::<usize>();
+        let total = head.len() + body_pieces.iter().map(Bytes::len).sum::<usize>();
         let mut sent = 0;
         let mut failed = None;
+        let mut interim_left = MAX_INTERIM;
         poll_fn(|cx| {
             while sent < total && failed.is_none() {
-                match self.transport.poll_write(cx, &slices_from(sent, head, body)) {
+                match self.transport.poll_write(cx, &slices_from(sent, head, body_pieces)) {
                     Poll::Ready(Ok(count @ 1..)) => sent += count,
                     Poll::Ready(Ok(_)) => failed = Some(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Err(error)) => failed = Some(error),
@@ -133,10 +144,12 @@ impl Connection {
                 return Poll::Ready(Err(SendError::Unsent(error)));
             }
             loop {
-                if let Some((parts, mut body)) = take_head(&mut self.input)? {
-                    body.keeps_connection &= sent == total && failed.is_none();
-                    self.is_idle =
-                        body.keeps_connection && self.input.is_empty() && matches!(body.framing, Framing::Ended);
+                if let Some((parts, mut body)) = take_head(&mut self.input, &mut interim_left)? {
+                    body.keeps_connection &= failed.is_none();
+                    if sent < total && failed.is_none() {
+                        self.rest = Some(Rest::new(sent, head, body_pieces));
+                    }
+                    self.is_idle = matches!(body.framing, Framing::Ended) && self.is_idle_after(&body);
                     return Poll::Ready(Ok((parts, body)));
                 }
                 match ready!(self.poll_read_more(cx)) {
@@ -158,15 +171,43 @@ impl Connection {
         body: &mut Body,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, BodyBroke>>> {
+        self.send_rest(body, cx);
         let polled = self.poll_body(body, cx);
         // What has been passed on takes no memory while the next piece is waited for.
         if self.input.is_empty() && self.input.capacity() > KEPT_INPUT_BYTES {
             self.input = BytesMut::new();
         }
         if matches!(polled, Poll::Ready(None)) {
-            self.is_idle = body.keeps_connection && self.input.is_empty();
+            self.is_idle = self.is_idle_after(body);
         }
         polled
+    }
+
+    /// Whether the next request can go out when a body has ended.
+    fn is_idle_after(&self, body: &Body) -> bool {
+        body.keeps_connection && self.rest.is_none() && self.input.is_empty()
+    }
+
+    /// Sends as much of the request's rest as upstream takes now.
+    fn send_rest(&mut self, body: &mut Body, cx: &mut Context<'_>) {
+        let Some(rest) = &mut self.rest else { return };
+        let done = loop {
+            let slices = slices_from(rest.sent, b"", &rest.pieces);
+            if slices[0].is_empty() {
+                break self.transport.poll_flush(cx);
+            }
+            match self.transport.poll_write(cx, &slices) {
+                Poll::Ready(Ok(count @ 1..)) => rest.sent += count,
+                Poll::Ready(Ok(_)) => break Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                Poll::Pending => return,
+            }
+        };
+        if let Poll::Ready(sent) = done {
+            self.rest = None;
+            // What upstream does not want to hear any more does not keep it from saying what it has begun.
+            body.keeps_connection &= sent.is_ok();
+        }
     }
 
     fn poll_body(&mut self, body: &mut Body, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyBroke>>> {
@@ -220,6 +261,20 @@ impl Connection {
     }
 }
 
+impl Rest {
+    /// What is left of a request of which so many bytes have been sent.
+    fn new(sent: usize, head: &[u8], body: &[Bytes]) -> Self {
+        let of_head = Bytes::copy_from_slice(head.get(sent..).unwrap_or_default());
+        let mut skip = sent.saturating_sub(head.len());
+        let of_body = body.iter().filter_map(|piece| {
+            let here = skip.min(piece.len());
+            skip -= here;
+            (here < piece.len()).then(|| piece.slice(here..))
+        });
+        Self { pieces: [of_head].into_iter().chain(of_body).collect(), sent: 0 }
+    }
+}
+
 impl Transport {
     fn poll_read(&mut self, cx: &mut Context<'_>, read: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self {
@@ -262,8 +317,8 @@ fn slices_from<'a>(mut skip: usize, head: &'a [u8], body: &'a [Bytes]) -> [IoSli
 /// Takes the head of the final answer off the front, interim ones before it; `None` while it is not whole.
 ///
 /// # Errors
-/// When what is there can never become one.
-pub fn take_head(input: &mut BytesMut) -> Result<Option<(Parts, Body)>, SendError> {
+/// When what is there can never become one, or more interim ones came than may.
+pub fn take_head(input: &mut BytesMut, interim_left: &mut u32) -> Result<Option<(Parts, Body)>, SendError> {
     loop {
         if input.is_empty() {
             return Ok(None);
@@ -285,6 +340,7 @@ pub fn take_head(input: &mut BytesMut) -> Result<Option<(Parts, Body)>, SendErro
         // All but this one are followed by the answer (RFC 9110, section 15.2).
         if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
             input.advance(length);
+            *interim_left = interim_left.checked_sub(1).ok_or(SendError::Malformed("it does not get to the point"))?;
             continue;
         }
         let is_http11 = response.version == Some(1);
@@ -348,7 +404,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn head(text: &str) -> Result<Option<(Parts, Body)>, SendError> {
-        take_head(&mut BytesMut::from(text))
+        take_head(&mut BytesMut::from(text), &mut MAX_INTERIM.clone())
     }
 
     fn framing(fields: &str) -> (String, bool) {
@@ -389,6 +445,22 @@ mod tests {
     }
 
     #[test]
+    fn interim_answers_have_an_end() {
+        let interim = "HTTP/1.1 103 Hints\r\n\r\n".repeat(MAX_INTERIM as usize);
+        assert!(head(&format!("{interim}HTTP/1.1 200 OK\r\n\r\n")).unwrap().is_some());
+        assert!(head(&format!("{interim}HTTP/1.1 103 Hints\r\n\r\n")).is_err());
+    }
+
+    #[test]
+    fn the_rest_of_a_request_is_what_was_not_sent() {
+        let body = ["abc", "de", "f"].map(Bytes::from);
+        for sent in 0..10 {
+            let rest = Rest::new(sent, b"head", &body);
+            assert_eq!(rest.pieces.concat(), b"headabcdef"[sent..], "{sent}");
+        }
+    }
+
+    #[test]
     fn what_is_no_head_is_refused() {
         assert!(head("HTTP/2 200\r\n\r\n").is_err());
         assert!(head("220 ready\r\n").is_err());
@@ -413,7 +485,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = take_head(&mut BytesMut::from(&bytes[..]));
+            let _ = take_head(&mut BytesMut::from(&bytes[..]), &mut MAX_INTERIM.clone());
         }
 
         #[test]
@@ -421,9 +493,9 @@ mod tests {
             let text = "HTTP/1.1 200 OK\r\nContent-Length: 12\r\nX: y\r\n\r\n";
             let cut = cut.min(text.len() - 1);
             let mut input = BytesMut::from(&text[..cut]);
-            prop_assert!(take_head(&mut input).unwrap().is_none());
+            prop_assert!(take_head(&mut input, &mut MAX_INTERIM.clone()).unwrap().is_none());
             input.extend_from_slice(&text.as_bytes()[cut..]);
-            let (_, body) = take_head(&mut input).unwrap().unwrap();
+            let (_, body) = take_head(&mut input, &mut MAX_INTERIM.clone()).unwrap().unwrap();
             prop_assert!(matches!(body.framing, Framing::Counted(12)));
         }
     }

@@ -2,6 +2,7 @@
 
 mod body;
 mod connect;
+mod departure;
 pub mod http1;
 mod pool;
 mod response;
@@ -15,6 +16,7 @@ use crate::config::{BaseUrl, Config};
 use crate::credentials::{Bearer, Credentials};
 use crate::error::ApiError;
 use crate::http1::Head;
+use crate::locations::Route;
 use crate::models::Models;
 use body::RequestBody;
 use bytes::Bytes;
@@ -26,7 +28,7 @@ use http1::SendError;
 use pool::{Held, Lease, LeaseError, Pool, StreamLease};
 use rustls::ClientConfig;
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -54,6 +56,8 @@ pub struct Vertex {
 
 /// One location's Chat Completions.
 struct Endpoint {
+    /// The location's name.
+    name: Arc<str>,
     pool: Arc<Pool>,
     /// For HTTP/1.1: the request line and the fields that all requests have.
     head: Bytes,
@@ -63,7 +67,6 @@ struct Endpoint {
 
 /// A chat that is ready to go up.
 pub struct ChatRequest {
-    location: usize,
     fields: Vec<(HeaderName, HeaderValue)>,
     body: RequestBody,
     /// The client's body and what was added to it, whose place in the memory budget stays taken as long as pieces or a
@@ -74,12 +77,12 @@ pub struct ChatRequest {
 impl ChatRequest {
     /// Takes from the client's head what may go up.
     #[must_use]
-    pub fn new(location: usize, head: &Head, pieces: Vec<Bytes>, original: (Bytes, Option<Reservation>)) -> Self {
+    pub fn new(head: &Head, pieces: Vec<Bytes>, original: (Bytes, Option<Reservation>)) -> Self {
         let fields = PASSED_FIELDS.iter().filter_map(|name| {
             let value = HeaderValue::from_maybe_shared(head.shared_value(name.as_str())?).ok()?;
             Some((name.clone(), value))
         });
-        Self { location, fields: fields.collect(), body: RequestBody::new(pieces), _original: original }
+        Self { fields: fields.collect(), body: RequestBody::new(pieces), _original: original }
     }
 }
 
@@ -93,6 +96,8 @@ pub struct Answer {
     pub waited: Duration,
     /// What the gateway itself took to send it.
     pub overhead: Duration,
+    /// The location that answered, where it was one of several.
+    pub location: Option<Arc<str>>,
     /// The place on an HTTP/2 connection, taken until the body has ended.
     _lease: Option<StreamLease>,
 }
@@ -178,16 +183,43 @@ impl Vertex {
         self.credentials.bearer_age()
     }
 
-    /// Sends a chat up and waits for the header fields of its answer. Dropping the future cancels it.
+    /// Sends a chat up and waits for the header fields of its answer, from a later location of the route if an earlier
+    /// one has no capacity or cannot be reached. Dropping the future cancels it.
+    ///
+    /// # Errors
+    /// As [`Self::forward_to`] has them.
+    pub async fn forward(&self, route: &Route, request: ChatRequest) -> Result<Answer, ForwardError> {
+        let Some(mut tour) = route.tour() else { return self.forward_to(route.first(), &request).await };
+        let mut answered = None;
+        loop {
+            let location = tour.location();
+            let asked = self.forward_to(location, &request).await;
+            let is_last = !(is_for_elsewhere(&asked) && tour.go_on());
+            match asked {
+                Ok(answer) => {
+                    answered = Some(Answer { location: Some(self.endpoints[location].name.clone()), ..answer });
+                }
+                // What Vertex AI has said is worth more than that another location could not be asked.
+                Err(error) if is_last && answered.is_none() => return Err(error),
+                Err(_) => {}
+            }
+            if is_last && let Some(answer) = answered.take() {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Sends a chat to one location and waits for the header fields of its answer. Dropping the future cancels it.
     ///
     /// # Errors
     /// No bearer, no connection, no answer in time, or two bearers refused.
-    pub async fn forward(&self, request: ChatRequest) -> Result<Answer, ForwardError> {
+    pub async fn forward_to(&self, location: usize, request: &ChatRequest) -> Result<Answer, ForwardError> {
+        let endpoint = &self.endpoints[location];
         let no_bearer = |_| ForwardError::new(ApiError::CredentialsUnavailable, "no bearer in time");
         let mut bearer = self.credentials.bearer().await.map_err(no_bearer)?;
         let (mut bearer_is_second, mut was_refused, mut unsent) = (false, false, 0);
         loop {
-            let attempt = self.attempt(&request, &bearer).await;
+            let attempt = self.attempt(endpoint, request, &bearer).await;
             match attempt {
                 Ok(answer) if answer.parts.status != StatusCode::UNAUTHORIZED => return Ok(answer),
                 Ok(refused) if bearer_is_second => {
@@ -212,8 +244,7 @@ impl Vertex {
         }
     }
 
-    async fn attempt(&self, request: &ChatRequest, bearer: &Bearer) -> Result<Answer, Attempt> {
-        let endpoint = &self.endpoints[request.location];
+    async fn attempt(&self, endpoint: &Endpoint, request: &ChatRequest, bearer: &Bearer) -> Result<Answer, Attempt> {
         let lease = endpoint.pool.lease().await.map_err(|error| {
             let told = match error {
                 LeaseError::Connect(_) => ApiError::UpstreamUnreachable,
@@ -248,6 +279,7 @@ impl Vertex {
                 body: ResponseBody::Http1(held, body),
                 waited: departure.elapsed(),
                 overhead: departure - building,
+                location: None,
                 _lease: None,
             }),
             Ok(Err(SendError::Unsent(cause))) => Err(Attempt::Unsent(cause.to_string())),
@@ -275,14 +307,16 @@ impl Vertex {
                     body: ResponseBody::Http2(body),
                     waited: departure.elapsed(),
                     overhead: departure - building,
+                    location: None,
                     _lease: Some(lease),
                 })
             }
             Ok(Err(mut failed)) => {
                 // hyper may have parked it, and dropped it without handing it back. Without one byte of its body
-                // nobody can have processed it.
-                let unsent = failed.take_message().is_some() || !begun.load(Ordering::Relaxed);
+                // nobody can have processed it, nor where the connection was closed without an open stream.
+                let mut unsent = failed.take_message().is_some() || !begun.load(Ordering::Relaxed);
                 let error = failed.into_error();
+                unsent |= lease.was_closed_here() && ended_with_connection(&error);
                 let cause = describe(&error);
                 Err(if unsent {
                     lease.retire();
@@ -315,6 +349,7 @@ impl Endpoint {
              user-agent: {PRODUCT}\r\n"
         );
         Ok(Self {
+            name: location.into(),
             pool,
             head: head.into(),
             url: Uri::builder().scheme(scheme).authority(authority.clone()).path_and_query(path).build()?,
@@ -360,6 +395,16 @@ impl Endpoint {
     }
 }
 
+/// Whether another location may do what this one could not: it has no capacity, or there is no connection to it.
+fn is_for_elsewhere(result: &Result<Answer, ForwardError>) -> bool {
+    match result {
+        Ok(answer) => {
+            matches!(answer.parts.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+        }
+        Err(failure) => matches!(failure.error, ApiError::UpstreamUnreachable),
+    }
+}
+
 /// The host that serves a location.
 fn host_of(location: &str) -> String {
     match location {
@@ -369,18 +414,30 @@ fn host_of(location: &str) -> String {
     }
 }
 
-/// Whether upstream said itself that it did not process the request: a refused stream, or one beyond the last id that
-/// a GOAWAY names.
-fn was_refused(error: &hyper::Error) -> bool {
+/// Whether a stream failed since its connection ended, and for no reason of its own.
+fn ended_with_connection(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|error| error.get_io().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+}
+
+/// HTTP/2's own error behind hyper's.
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         if let Some(error) = cause.downcast_ref::<h2::Error>() {
-            let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-            return error.is_remote() && (refused || error.is_go_away());
+            return Some(error);
         }
         source = cause.source();
     }
-    false
+    None
+}
+
+/// Whether upstream said itself that it did not process the request: a refused stream, or one beyond the last id that
+/// a GOAWAY names.
+fn was_refused(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|error| {
+        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (refused || error.is_go_away())
+    })
 }
 
 /// An error of hyper with its causes.

@@ -8,6 +8,7 @@
 
 use super::body::RequestBody;
 use super::connect::{ConnectError, Stream, connect};
+use super::departure::{Departure, Observed};
 use super::http1::{self, SendError};
 use super::response::BodyBroke;
 use bytes::Bytes;
@@ -90,6 +91,7 @@ struct Http2Connection {
     streams: usize,
     /// What upstream allows, as its connection's task last read it.
     allowed: Arc<AtomicUsize>,
+    departure: Departure,
     idle_since: Instant,
 }
 
@@ -134,6 +136,7 @@ pub(super) struct StreamLease {
     pool: Arc<Pool>,
     /// Sends one request.
     pub(super) sender: http2::SendRequest<RequestBody>,
+    departure: Departure,
     stream: Arc<StreamGuard>,
 }
 
@@ -209,26 +212,35 @@ impl Pool {
 
     /// Opens one connection and serves those who wait.
     async fn dial(self: Arc<Self>) {
-        let opened = self.open().await;
+        let mut dialled = self.open_and_serve().await;
+        // Upstream may be about to be replaced; whoever comes next stands before its successor. But one that closes all
+        // that it accepts must not be dialled for ever.
+        if matches!(dialled, Err(ConnectError::ClosedAtOnce)) {
+            dialled = self.open_and_serve().await;
+        }
         let mut state = self.state();
         state.dialling -= 1;
-        match opened {
-            Ok(opened) => {
-                state.add(opened);
-                if !state.reaper_runs {
-                    state.reaper_runs = true;
-                    tokio::spawn(reap(Arc::downgrade(&self)));
-                }
-                let waited = state.waiting.len();
-                self.serve_waiting(&mut state);
-                // Without this an upstream that closes what it has just accepted would be dialled for ever.
-                if waited > 0 && state.waiting.len() == waited {
-                    self.turn_away(&mut state, &ConnectError::Failed("the new connection was closed at once".into()));
-                }
-            }
-            Err(error) => self.turn_away(&mut state, &error),
+        if let Err(error) = dialled {
+            self.turn_away(&mut state, &error);
         }
         self.dial_for_waiting(&mut state);
+    }
+
+    /// Opens one connection and hands its places out.
+    ///
+    /// # Errors
+    /// When there is none, or none that anybody could use.
+    async fn open_and_serve(self: &Arc<Self>) -> Result<(), ConnectError> {
+        let opened = self.open().await?;
+        let mut state = self.state();
+        state.add(opened);
+        if !state.reaper_runs {
+            state.reaper_runs = true;
+            tokio::spawn(reap(Arc::downgrade(self)));
+        }
+        let waited = state.waiting.len();
+        self.serve_waiting(&mut state);
+        if waited > 0 && state.waiting.len() == waited { Err(ConnectError::ClosedAtOnce) } else { Ok(()) }
     }
 
     /// Fails as many of the line as one connection would have served; others have dials of their own.
@@ -245,6 +257,7 @@ impl Pool {
             Stream::Plain(tcp) => Ok(Opened::Http1(http1::Connection::plain(tcp))),
             Stream::Tls1(tls) => Ok(Opened::Http1(http1::Connection::tls(tls))),
             Stream::Tls2(tls) => {
+                let departure = Departure::default();
                 let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
                     .timer(TokioTimer::new())
                     .initial_max_send_streams(0)
@@ -253,7 +266,7 @@ impl Pool {
                     .keep_alive_interval(PING_INTERVAL)
                     .keep_alive_timeout(PING_TIMEOUT)
                     .keep_alive_while_idle(false)
-                    .handshake(TokioIo::new(tls))
+                    .handshake(TokioIo::new(Observed::new(tls, departure.clone())))
                     .await
                     .map_err(failed)?;
                 // Nothing is sent before upstream has said how much it takes: requests that left earlier could wait
@@ -270,7 +283,7 @@ impl Pool {
                     })
                     .await;
                 });
-                Ok(Opened::Http2(sender, allowed))
+                Ok(Opened::Http2 { sender, allowed, departure })
             }
         }
     }
@@ -307,7 +320,7 @@ where
     while connection.current_max_send_streams() == 0 {
         // Polled, so that the connection can end; `sleep` wakes it.
         tokio::select! {
-            _ = &mut *connection => return Err(ConnectError::Failed("upstream closed its HTTP/2 connection".into())),
+            _ = &mut *connection => return Err(ConnectError::ClosedAtOnce),
             () = sleep(SETTINGS_INTERVAL) => {}
         }
         if Instant::now() > deadline {
@@ -320,7 +333,7 @@ where
 /// A connection that was just made.
 enum Opened {
     Http1(http1::Connection),
-    Http2(http2::SendRequest<RequestBody>, Arc<AtomicUsize>),
+    Http2 { sender: http2::SendRequest<RequestBody>, allowed: Arc<AtomicUsize>, departure: Departure },
 }
 
 impl State {
@@ -336,7 +349,7 @@ impl State {
                 self.http1_open += 1;
                 self.http1_idle.push(Http1Idle { connection, since: Instant::now() });
             }
-            Opened::Http2(sender, allowed) => {
+            Opened::Http2 { sender, allowed, departure } => {
                 self.speaks_http2 = Some(true);
                 self.next_id += 1;
                 self.http2.push(Http2Connection {
@@ -344,6 +357,7 @@ impl State {
                     sender,
                     streams: 0,
                     allowed,
+                    departure,
                     idle_since: Instant::now(),
                 });
             }
@@ -358,7 +372,12 @@ impl State {
         {
             connection.streams += 1;
             let stream = Arc::new(StreamGuard { pool: Some(pool.clone()), id: connection.id });
-            return Some(Lease::Http2(StreamLease { pool: pool.clone(), sender: connection.sender.clone(), stream }));
+            return Some(Lease::Http2(StreamLease {
+                pool: pool.clone(),
+                sender: connection.sender.clone(),
+                departure: connection.departure.clone(),
+                stream,
+            }));
         }
         while let Some(mut idle) = self.http1_idle.pop() {
             if idle.is_usable() {
@@ -424,6 +443,11 @@ impl StreamLease {
     /// The stream that is taken.
     pub(super) fn stream(&self) -> Arc<StreamGuard> {
         self.stream.clone()
+    }
+
+    /// Whether the connection was closed by this side, which it is only when no stream is open.
+    pub(super) fn was_closed_here(&self) -> bool {
+        self.departure.was_first()
     }
 
     /// Takes the connection out of use for new requests: it refused one.
@@ -545,7 +569,8 @@ mod tests {
                 let (sender, connection) =
                     http2::handshake(TokioExecutor::new(), TokioIo::new(this_end)).await.unwrap();
                 tokio::spawn(connection);
-                pool.state().add(Opened::Http2(sender, Arc::new(AtomicUsize::new(3))));
+                let (allowed, departure) = (Arc::new(AtomicUsize::new(3)), Departure::default());
+                pool.state().add(Opened::Http2 { sender, allowed, departure });
                 http2_end = Some(other_end);
             }
             Self { pool, listener, accepted: Vec::new(), line: Vec::new(), held: Vec::new(), _http2_end: http2_end }
@@ -685,7 +710,8 @@ mod tests {
             other_ends.push(other_end);
             let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(this_end)).await.unwrap();
             tokio::spawn(connection);
-            state.add(Opened::Http2(sender, Arc::new(AtomicUsize::new(MAX_STREAMS))));
+            let (allowed, departure) = (Arc::new(AtomicUsize::new(MAX_STREAMS)), Departure::default());
+            state.add(Opened::Http2 { sender, allowed, departure });
         }
         let long_ago = Instant::now() - (SURPLUS_TIMEOUT + Duration::from_secs(1));
         for (number, connection) in state.http2.iter_mut().enumerate() {

@@ -11,6 +11,9 @@ pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
 }
 
+/// The names by which tests call.
+const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
+
 /// A certificate with its key, both in PEM.
 #[derive(Clone)]
 pub(crate) struct Pair {
@@ -30,20 +33,35 @@ impl Authority {
 
     /// A certificate for the names by which tests call.
     pub(crate) fn issue(&self) -> Pair {
-        self.sign(|_| {})
+        self.issue_for(&NAMES)
+    }
+
+    /// A certificate for these names.
+    pub(crate) fn issue_for(&self, names: &[&str]) -> Pair {
+        self.sign(names, |_| {})
+    }
+
+    /// A certificate that was good until yesteryear.
+    pub(crate) fn issue_expired(&self) -> Pair {
+        self.issue_between(2020, 2021)
     }
 
     /// A certificate that will be good in a distant year.
     pub(crate) fn issue_for_later(&self) -> Pair {
-        self.sign(|params| {
-            params.not_before = rcgen::date_time_ymd(2999, 1, 1);
-            params.not_after = rcgen::date_time_ymd(2999, 12, 31);
+        self.issue_between(2999, 3000)
+    }
+
+    /// A certificate that is good from one new year to the other.
+    fn issue_between(&self, first: i32, last: i32) -> Pair {
+        self.sign(&NAMES, |params| {
+            params.not_before = rcgen::date_time_ymd(first, 1, 1);
+            params.not_after = rcgen::date_time_ymd(last, 1, 1);
         })
     }
 
-    fn sign(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
+    fn sign(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let key = KeyPair::generate().expect("a key pair");
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("good names");
         change(&mut params);
         let certificate = params.signed_by(&key, &self.issuer);

@@ -4,10 +4,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::metrics::scrape;
 use super::secrets::{Given, assert_not_on_command_lines};
 use super::{Client, DEADLINE, DISABLED_KEY, KEY, Metadata, Request, Response, SECOND_KEY, Watched};
 
@@ -27,6 +29,13 @@ impl Target for &str {
     fn base_url(&self) -> String {
         (*self).to_owned()
     }
+}
+
+/// The library that tells programs another time, where it is installed.
+pub(crate) fn faketime() -> Option<String> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
+    let mut files = folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1"));
+    files.find(|file| file.exists())?.to_str().map(ToOwned::to_owned)
 }
 
 /// The keys that every gateway here knows.
@@ -72,6 +81,12 @@ fn is_listening(line: &str) -> bool {
     line.contains("\"listening on http")
 }
 
+/// Status (0 is none) and outcome of a request's line.
+fn way_of(line: &str) -> Option<(u64, String)> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    Some((line["status"].as_u64().unwrap_or(0), line["outcome"].as_str()?.to_owned()))
+}
+
 /// Reads to the end on a thread; the flag says that the end was reached.
 fn collect(source: Option<impl Read + Send + 'static>) -> Watched<(Vec<u8>, bool)> {
     let collected: Watched<(Vec<u8>, bool)> = Watched::default();
@@ -89,6 +104,8 @@ fn collect(source: Option<impl Read + Send + 'static>) -> Watched<(Vec<u8>, bool
 #[derive(Debug, Default)]
 struct Lines {
     lines: Vec<String>,
+    /// With [`Reader::Tally`], how many requests ended in which way, instead of their lines.
+    tally: BTreeMap<(u64, String), usize>,
     ended: bool,
 }
 
@@ -96,6 +113,7 @@ struct Lines {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reader {
     Eager,
+    Tally,
     Gone,
     Stuck,
 }
@@ -107,6 +125,10 @@ pub(crate) struct Builder {
     metadata: Option<Metadata>,
     home: TempDir,
     stdout: Reader,
+    /// Soft and hard limit of open files.
+    descriptors: Option<(usize, usize)>,
+    /// A file in the place of `/etc/hosts`.
+    hosts: Option<PathBuf>,
 }
 
 impl Builder {
@@ -142,10 +164,44 @@ impl Builder {
         self
     }
 
+    /// Starts it with these limits of open files, the soft and the hard one.
+    pub(crate) fn descriptors(mut self, soft: usize, hard: usize) -> Self {
+        self.descriptors = Some((soft, hard));
+        self
+    }
+
+    /// Starts it with this file in the place of `/etc/hosts`.
+    pub(crate) fn hosts(mut self, file: &Path) -> Self {
+        self.hosts = Some(file.to_owned());
+        self
+    }
+
     /// Nobody reads stdout any more once the gateway listens.
     pub(crate) fn close_stdout(mut self) -> Self {
         self.stdout = Reader::Gone;
         self
+    }
+
+    /// Lines of requests are counted and forgotten: there may be a million.
+    pub(crate) fn tally(mut self) -> Self {
+        self.stdout = Reader::Tally;
+        self
+    }
+
+    /// Time passes so many times as fast for the gateway, by libfaketime.
+    pub(crate) fn hasten(self, times: u32) -> Self {
+        let library = faketime().expect("the test has asked for it");
+        self.env("LD_PRELOAD", &library).env("FAKETIME", &format!("+0 x{times}"))
+    }
+
+    /// The gateway's wall clock is off by what stands in this file, by libfaketime; time passes as ever.
+    pub(crate) fn wall_clock(self, file: &Path) -> Self {
+        let library = faketime().expect("the test has asked for it");
+        let file = file.to_str().expect("the path is text");
+        self.env("LD_PRELOAD", &library)
+            .env("FAKETIME_TIMESTAMP_FILE", file)
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("DONT_FAKE_MONOTONIC", "1")
     }
 
     /// Stdout stays open and is not read any more once the gateway listens.
@@ -157,7 +213,20 @@ impl Builder {
     /// Starts the gateway and waits until it listens.
     #[track_caller]
     pub(crate) fn start(self) -> Gateway {
-        let mut command = Command::new(BINARY);
+        let mut command = match (self.descriptors, &self.hosts) {
+            (Some((soft, hard)), _) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", &format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\""), BINARY]);
+                shell
+            }
+            (None, Some(hosts)) => {
+                let mut apart = Command::new("/usr/bin/unshare");
+                let mount = format!("mount --bind '{}' /etc/hosts && exec \"$0\" \"$@\"", hosts.display());
+                apart.args(["-Urm", "/bin/sh", "-c", &format!("PATH=/usr/bin:/bin:/sbin {mount}"), BINARY]);
+                apart
+            }
+            (None, None) => Command::new(BINARY),
+        };
         command.args(&self.arguments).env_clear().env("HOME", self.home.path()).envs(&self.environment);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let given = Given::of(self.environment.iter().map(|(name, value)| (&**name, &**value)), "");
@@ -172,8 +241,14 @@ impl Builder {
             while let Ok(1..) = source.read_until(b'\n', &mut line) {
                 let line = String::from_utf8_lossy(&std::mem::take(&mut line)).trim_end_matches('\n').to_owned();
                 let listening = is_listening(&line);
+                if reader == Reader::Tally
+                    && let Some(way) = way_of(&line)
+                {
+                    lines.change(|output| *output.tally.entry(way).or_default() += 1);
+                    continue;
+                }
                 lines.change(|output| output.lines.push(line));
-                if listening && reader != Reader::Eager {
+                if listening && matches!(reader, Reader::Gone | Reader::Stuck) {
                     break;
                 }
             }
@@ -233,6 +308,8 @@ impl Gateway {
             metadata: None,
             home: TempDir::new().expect("a temporary directory"),
             stdout: Reader::Eager,
+            descriptors: None,
+            hosts: None,
         }
         .env("PORT", "0")
         .env("HOST", "127.0.0.1")
@@ -256,6 +333,8 @@ impl Gateway {
             metadata: None,
             home: TempDir::new().expect("a temporary directory"),
             stdout: Reader::Eager,
+            descriptors: None,
+            hosts: None,
         };
         builder.env("PORT", "0").env("API_KEYS_JSON", &keys_json()).start().lenient()
     }
@@ -281,6 +360,21 @@ impl Gateway {
         self.request(&Request::chat(body))
     }
 
+    /// The port of `METRICS_PORT`.
+    #[track_caller]
+    pub(crate) fn metrics_port(&self) -> SocketAddr {
+        let line = self.wait_for_message("metrics at http://", 0);
+        let message = line["message"].as_str().expect("a message");
+        let address = message.strip_prefix("metrics at http://").and_then(|rest| rest.strip_suffix("/metrics"));
+        address.and_then(|address| address.parse().ok()).expect("an address")
+    }
+
+    /// What the metrics port says, by name and labels.
+    #[track_caller]
+    pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
+        scrape(self.metrics_port())
+    }
+
     /// The metadata server that came with this gateway.
     pub(crate) fn metadata(&self) -> &Metadata {
         self.metadata.as_ref().expect("the test did not bring its own")
@@ -288,6 +382,13 @@ impl Gateway {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("the gateway runs").id()
+    }
+
+    /// Resident memory, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the gateway runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") * 1024
     }
 
     /// All lines of stdout so far.
@@ -305,6 +406,20 @@ impl Gateway {
         self.output.wait(&format!("a log line: {what}"), |output| {
             output.lines.iter().filter_map(|line| serde_json::from_str(line).ok()).find(|line| found(line))
         })
+    }
+
+    /// How many requests ended with which status (0 is none) and outcome, with [`Builder::tally`].
+    pub(crate) fn requests_by_end(&self) -> BTreeMap<(u64, String), usize> {
+        self.output.read(|output| output.tally.clone())
+    }
+
+    /// Whether the log has so many of such lines by the end of the time.
+    pub(crate) fn wait_for_logs_within(&self, limit: Duration, count: usize, found: impl Fn(&Value) -> bool) -> bool {
+        let is_there = |output: &Lines| {
+            let lines = output.lines.iter().filter_map(|line| serde_json::from_str(line).ok());
+            (lines.filter(&found).count() >= count).then_some(())
+        };
+        self.output.wait_for(limit, is_there).is_some()
     }
 
     /// The `n`th line of the log (from 0) whose message begins so.

@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::gateway::Target;
-use super::{Authority, Gate, Watched};
+use super::{Authority, Gate, Pair, Watched};
 
 /// As Google's front ends have it.
 pub(crate) const STREAM_LIMIT: u32 = 100;
@@ -43,6 +43,8 @@ pub(crate) enum Treatment {
     GoAway,
     /// Closed as soon as the TLS handshake is done.
     Close,
+    /// The first request is followed by these frames and then, until nobody takes them any more, by those.
+    Flood(Vec<u8>, Vec<u8>),
     /// TLS, but HTTP/1.1 only: every request gets `{}`.
     Http1,
 }
@@ -64,6 +66,8 @@ pub(crate) struct Seen {
     pub(crate) refused: usize,
     /// Connections on which the gateway has certainly read that it should go away.
     pub(crate) told: usize,
+    forgets: bool,
+    forgotten: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -98,6 +102,25 @@ impl Target for H2Upstream {
 }
 
 impl H2Upstream {
+    /// As [`Self::new`], with a certificate of another kind.
+    pub(crate) fn with_certificate<F>(
+        issue: impl FnOnce(&Authority) -> Pair,
+        script: impl Fn(H2Exchange) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::start(issue, true, |_| Treatment::Serve, script)
+    }
+
+    /// As [`Self::new`], but requests are forgotten: there may be a million.
+    pub(crate) fn forgetful<F>(script: impl Fn(H2Exchange) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::start(Authority::issue, false, |_| Treatment::Serve, script)
+    }
+
     /// Every stream is served by `script`.
     pub(crate) fn new<F>(script: impl Fn(H2Exchange) -> F + Send + Sync + 'static) -> Self
     where
@@ -114,15 +137,27 @@ impl H2Upstream {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        Self::start(Authority::issue, true, treatment, script)
+    }
+
+    fn start<F>(
+        issue: impl FnOnce(&Authority) -> Pair,
+        records: bool,
+        treatment: impl Fn(usize) -> Treatment + Send + Sync + 'static,
+        script: impl Fn(H2Exchange) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let directory = TempDir::new().expect("a temporary directory");
-        let (authority, h2_config, h1_config) = certificates();
+        let (authority, h2_config, h1_config) = certificates(issue);
         let ca = directory.path().join("ca.pem");
         std::fs::write(&ca, authority).expect("a file can be written");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
         let address = listener.local_addr().expect("a bound address");
-        let seen: Watched<Seen> = Watched::default();
+        let seen: Watched<Seen> = Watched::new(Seen { forgets: !records, ..Seen::default() });
         let goaway = tokio::sync::watch::Sender::new(None);
         let script: Arc<Script> = Arc::new(move |exchange| Box::pin(script(exchange)));
         let (all_seen, goaways) = (seen.clone(), goaway.clone());
@@ -190,9 +225,11 @@ impl Drop for H2Upstream {
 }
 
 /// A certificate authority in PEM, and server configurations for HTTP/2 and for HTTP/1.1 with a leaf that it signed.
-fn certificates() -> (String, Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>) {
+fn certificates(
+    issue: impl FnOnce(&Authority) -> Pair,
+) -> (String, Arc<rustls::ServerConfig>, Arc<rustls::ServerConfig>) {
     let authority = Authority::new();
-    let pair = authority.issue();
+    let pair = issue(&authority);
     let config = |protocol: &[u8]| {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("its own key");
@@ -242,6 +279,7 @@ async fn treat(
         Treatment::Stock => serve(stream, number, (None, true), script, seen, goaways).await,
         Treatment::RefuseAll => refuse(stream, seen, false).await,
         Treatment::GoAway => refuse(stream, seen, true).await,
+        Treatment::Flood(begin, again) => flood(stream, seen, &begin, &again).await,
         Treatment::Close => {
             let _ = stream.shutdown().await; // the gateway may have gone first
         }
@@ -289,7 +327,9 @@ async fn serve(
         tokio::spawn(async move {
             let (parts, mut incoming) = request.into_parts();
             let mut body = Vec::new();
-            while read && let Some(Ok(piece)) = incoming.data().await {
+            while read && let Some(piece) = incoming.data().await {
+                // What never came whole was no request: its connection was going away.
+                let Ok(piece) = piece else { return };
                 // Fails only when the stream is gone, which the next call tells.
                 let _ = incoming.flow_control().release_capacity(piece.len());
                 body.extend_from_slice(&piece);
@@ -302,9 +342,13 @@ async fn serve(
                 body: body.into(),
             };
             let number = seen.change(|seen| {
-                seen.requests.push(request.clone());
                 seen.open += 1;
                 seen.most_open = seen.most_open.max(seen.open);
+                if seen.forgets {
+                    seen.forgotten += 1;
+                    return seen.forgotten - 1;
+                }
+                seen.requests.push(request.clone());
                 seen.requests.len() - 1
             });
             script(H2Exchange { request, number, respond, stream: None, seen }).await;
@@ -315,11 +359,54 @@ async fn serve(
 /// What a client begins with.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+const SETTINGS: u8 = 4;
+const HEADERS: u8 = 1;
+const ACK: u8 = 1;
+
+/// One frame as it stands on the wire.
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Sends frames that nobody asked for, until the gateway leaves.
+async fn flood(stream: TlsStream<TcpStream>, seen: &Watched<Seen>, begin: &[u8], again: &[u8]) {
+    let (mut incoming, mut outgoing) = tokio::io::split(stream);
+    let hello = [frame(SETTINGS, 0, 0, b""), frame(SETTINGS, ACK, 0, b"")].concat();
+    let mut preface = vec![0; PREFACE.len()];
+    if incoming.read_exact(&mut preface).await.is_err() || outgoing.write_all(&hello).await.is_err() {
+        return;
+    }
+    loop {
+        let mut head = [0; 9];
+        if incoming.read_exact(&mut head).await.is_err() {
+            return;
+        }
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        if incoming.read_exact(&mut payload).await.is_err() {
+            return;
+        }
+        if head[3] == HEADERS {
+            break;
+        }
+    }
+    seen.change(|seen| seen.refused += 1);
+    let mut sink = tokio::io::sink();
+    let reading = tokio::io::copy(&mut incoming, &mut sink);
+    let writing = async {
+        let mut sent = outgoing.write_all(begin).await;
+        while sent.is_ok() {
+            sent = outgoing.write_all(again).await;
+        }
+    };
+    tokio::select! {
+        _ = reading => {}
+        () = writing => {}
+    }
+}
+
 /// Speaks just enough of HTTP/2 to say that it processed nothing: `at_once`, or when the first request has come.
 async fn refuse(mut stream: TlsStream<TcpStream>, seen: &Watched<Seen>, at_once: bool) {
-    const SETTINGS: u8 = 4;
-    const HEADERS: u8 = 1;
-    const ACK: u8 = 1;
     /// GOAWAY, last stream 0, NO_ERROR.
     const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let mut preface = vec![0; PREFACE.len()];

@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use super::{Client, Gateway, Request};
+use super::{Client, Request};
 
 /// The samples of a page by their name with labels, as they are spelled.
 pub(crate) fn samples(page: &str) -> BTreeMap<String, f64> {
@@ -21,15 +21,6 @@ pub(crate) fn samples(page: &str) -> BTreeMap<String, f64> {
 #[track_caller]
 pub(crate) fn sample(samples: &BTreeMap<String, f64>, name: &str) -> f64 {
     *samples.get(name).unwrap_or_else(|| panic!("no {name} in {samples:#?}"))
-}
-
-pub(crate) fn metrics_port(gateway: &Gateway) -> SocketAddr {
-    let line = gateway.wait_for_log("the metrics' port", |line| {
-        line["message"].as_str().is_some_and(|message| message.starts_with("metrics at "))
-    });
-    let message = line["message"].as_str().expect("a message");
-    let address = message.strip_prefix("metrics at http://").and_then(|rest| rest.strip_suffix("/metrics"));
-    address.expect("an address").parse().expect("an address")
 }
 
 pub(crate) fn scrape(address: SocketAddr) -> BTreeMap<String, f64> {

@@ -56,6 +56,8 @@ pub(crate) struct Seen {
     pub(crate) requests: Vec<Recorded>,
     /// One for each connection: how the gateway left it, if it did.
     pub(crate) connections: Vec<Option<Left>>,
+    forgets: bool,
+    forgotten: usize,
 }
 
 type Script = dyn Fn(&mut Exchange<'_>) + Send + Sync;
@@ -80,7 +82,22 @@ impl Target for Upstream {
 impl Upstream {
     /// Every request is answered by `script`.
     pub(crate) fn new(script: impl Fn(&mut Exchange<'_>) + Send + Sync + 'static) -> Self {
-        Self::start(Arc::new(script), Arc::default())
+        Self::start(Arc::new(script), Arc::default(), Self::listener(), true)
+    }
+
+    /// As [`Self::new`], but requests are forgotten: there may be a million.
+    pub(crate) fn forgetful(script: impl Fn(&mut Exchange<'_>) + Send + Sync + 'static) -> Self {
+        Self::start(Arc::new(script), Arc::default(), Self::listener(), false)
+    }
+
+    /// As [`Self::new`], at a certain address.
+    pub(crate) fn at(address: SocketAddr, script: impl Fn(&mut Exchange<'_>) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).expect("the address is free");
+        Self::start(Arc::new(script), Arc::default(), listener, true)
+    }
+
+    fn listener() -> TcpListener {
+        TcpListener::bind("127.0.0.1:0").expect("a free port")
     }
 
     /// Requests are answered by the steps given with [`Self::then`], in turn; further ones by `{}`.
@@ -94,17 +111,16 @@ impl Upstream {
                 None => exchange.json("{}"),
             }
         };
-        Self::start(Arc::new(script), steps)
+        Self::start(Arc::new(script), steps, Self::listener(), true)
     }
 
     pub(crate) fn then(&self, step: impl FnOnce(&mut Exchange<'_>) + Send + 'static) {
         lock(&self.steps).push_back(Box::new(step));
     }
 
-    fn start(script: Arc<Script>, steps: Arc<Mutex<VecDeque<Step>>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    fn start(script: Arc<Script>, steps: Arc<Mutex<VecDeque<Step>>>, listener: TcpListener, records: bool) -> Self {
         let address = listener.local_addr().expect("a bound address");
-        let seen: Watched<Seen> = Watched::default();
+        let seen: Watched<Seen> = Watched::new(Seen { forgets: !records, ..Seen::default() });
         let streams: Streams = Arc::default();
         let stopping = Arc::new(AtomicBool::new(false));
         let upstream =
@@ -193,6 +209,10 @@ fn serve(mut stream: TcpStream, connection: usize, script: &Script, seen: &Watch
             }
         };
         let number = seen.change(|seen| {
+            if seen.forgets {
+                seen.forgotten += 1;
+                return seen.forgotten - 1;
+            }
             seen.requests.push(request.clone());
             seen.requests.len() - 1
         });

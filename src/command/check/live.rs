@@ -9,7 +9,7 @@ use crate::credentials::{self, Credentials};
 use crate::error::ApiError;
 use crate::log::{Log, Style};
 use crate::metadata;
-use crate::models::{Model, Models};
+use crate::models::Models;
 use crate::upstream::Vertex;
 use rustls::ClientConfig;
 use std::io;
@@ -48,7 +48,7 @@ pub(super) async fn examine(mut config: Config, identity: Identity, tls: &Arc<Cl
         },
     };
     config.upstream_timeout = config.upstream_timeout.min(UPSTREAM_TIMEOUT);
-    let models = Models::new(&config.models, &config.location);
+    let models = Models::new(&config.models, &config.locations);
     // Its words are in the findings.
     let log = Log::start(Style::Json, io::sink());
     let credentials = Credentials::start(config.credentials.clone(), &config.metadata_host, log);
@@ -61,19 +61,21 @@ pub(super) async fn examine(mut config: Config, identity: Identity, tls: &Arc<Cl
     };
     let mut clocks = None;
     for model in models.iter() {
-        let location = &models.locations()[model.location];
-        let subject = |check| Subject {
-            check,
-            alias: &model.alias,
-            vertex_id: &model.vertex_id,
-            location,
-            project: &project,
-            identity: &identity,
-        };
-        if examine_model(&vertex, model, subject, &mut clocks, report).await {
-            let check = format!("{} streaming", model.alias);
-            let outcome = probe::ask(&vertex, model, true).await;
-            report.add(judge_stream(subject(&check), outcome));
+        for (number, location) in model.route.locations().enumerate() {
+            let name = &*models.locations()[location];
+            let check = if number == 0 { model.alias.to_string() } else { format!("{} at {name}", model.alias) };
+            let subject = |check| Subject {
+                check,
+                alias: &model.alias,
+                vertex_id: &model.vertex_id,
+                location: name,
+                project: &project,
+                identity: &identity,
+            };
+            let ask = |stream| probe::ask(&vertex, model, location, stream);
+            if judge_model(subject(&check), ask(false).await, &mut clocks, report) {
+                report.add(judge_stream(subject(&format!("{check} streaming")), ask(true).await));
+            }
         }
     }
     if let Some(clocks) = clocks {
@@ -81,16 +83,14 @@ pub(super) async fn examine(mut config: Config, identity: Identity, tls: &Arc<Cl
     }
 }
 
-/// One alias, without streaming. Tells whether it answers.
-async fn examine_model<'a>(
-    vertex: &Vertex,
-    model: &'a Model,
-    subject: impl Fn(&'a str) -> Subject<'a>,
+/// One alias at one location, without streaming. Tells whether it answers.
+fn judge_model(
+    subject: Subject<'_>,
+    outcome: Outcome,
     clocks: &mut Option<(SystemTime, SystemTime)>,
     report: &mut Report,
 ) -> bool {
-    let subject = subject(&model.alias);
-    match probe::ask(vertex, model, false).await {
+    match outcome {
         Outcome::Answered(answer) => {
             *clocks = answer.clocks.or(*clocks);
             let answers = answer.status == 200;

@@ -88,16 +88,16 @@ fn judge_configuration(config: &Config, identity: &Identity, report: &mut Report
     report.add(Finding::ok("listen", format!("{scheme}://{}", config.listen)));
     let project = config.project.as_deref().unwrap_or("not set: the metadata server has to tell");
     report.add(Finding::ok("project", project));
-    report.add(Finding::ok("location", config.location.as_str()));
+    report.add(Finding::ok("location", config.locations.join(", ")));
     report.add(Finding::ok("keys", config.keys.entries().len().to_string()));
     report.add(Finding::ok("credentials", identity.to_string()));
     if let Some(source) = &config.tls {
         report.add(judge_certificate(source));
     }
-    let models = Models::new(&config.models, &config.location);
+    let models = Models::new(&config.models, &config.locations);
     for model in models.iter() {
-        let location = &models.locations()[model.location];
-        report.add(Finding::ok("model", format!("{} -> {} at {location}", model.alias, model.vertex_id)));
+        let locations = models.locations_of(model);
+        report.add(Finding::ok("model", format!("{} -> {} at {locations}", model.alias, model.vertex_id)));
     }
 }
 

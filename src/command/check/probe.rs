@@ -46,8 +46,8 @@ impl Answered {
     }
 }
 
-/// Asks a model for one token.
-pub(super) async fn ask(vertex: &Vertex, model: &Model, stream: bool) -> Outcome {
+/// Asks a model at one of its locations for one token.
+pub(super) async fn ask(vertex: &Vertex, model: &Model, location: usize, stream: bool) -> Outcome {
     let question = json!({
         "model": &*model.vertex_id,
         "messages": [{"role": "user", "content": "Say ok."}],
@@ -57,9 +57,9 @@ pub(super) async fn ask(vertex: &Vertex, model: &Model, stream: bool) -> Outcome
     let body = Bytes::from(question.to_string());
     let begun = Instant::now();
     // Nothing of a client's head goes up: there is no client.
-    let request = ChatRequest::new(model.location, &Head::unreadable(), vec![body.clone()], (body, None));
+    let request = ChatRequest::new(&Head::unreadable(), vec![body.clone()], (body, None));
     let asked = async {
-        let mut answer = match vertex.forward(request).await {
+        let mut answer = match vertex.forward_to(location, &request).await {
             Ok(answer) => answer,
             Err(error) => return Outcome::Failed(error),
         };

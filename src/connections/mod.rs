@@ -1,0 +1,217 @@
+//! How many clients' connections are open at one time, and what becomes of those beyond.
+//!
+//! Every connection takes a place when it is accepted. When places run short, whoever has kept one without a request
+//! for the longest time is asked to leave; when there is none, the newcomer is told so on one of a few lanes, which are
+//! taken from nobody's places; and when these are full too it is closed at once. So refusals never pile up, and cost
+//! those who are served nothing.
+
+mod descriptors;
+
+pub use descriptors::raise_limit;
+
+use crate::log::{Log, Severity};
+use crate::server::Service;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+/// Descriptors that clients never get: for [`LANES`], connections to Vertex AI (128 carry 12,800 streams), to metadata
+/// and token servers, ports, files, the log.
+const RESERVED_DESCRIPTORS: usize = 768;
+/// A connection that streams holds less memory than this, buffers of the kernel included, in bytes.
+const MEMORY_FOR_EACH: u64 = 32 * 1024;
+/// Connections that are being refused at one time.
+const LANES: usize = 256;
+/// Connections that the metrics port has for itself, so that a full gateway can still be looked at.
+const METRICS_PLACES: usize = 16;
+/// Places run short when no more than this part of them is free.
+const SHORT: usize = 16;
+/// How often the log says that connections are refused, while they are.
+const TELL_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// All places, and who waits at the door.
+#[derive(Debug)]
+pub struct Connections {
+    limit: usize,
+    places: Arc<Semaphore>,
+    lanes: Arc<Semaphore>,
+    metrics: Arc<Semaphore>,
+    /// Asks connections that do nothing to leave, the one that has waited longest first.
+    leave: Notify,
+    told: Mutex<Option<Instant>>,
+    answered: AtomicU64,
+    unanswered: AtomicU64,
+    asked_to_leave: AtomicU64,
+}
+
+/// What was found for a new connection. It ends when this is dropped.
+#[derive(Debug)]
+pub enum Place {
+    /// It is served.
+    Served(OwnedSemaphorePermit),
+    /// It is told that there is no place.
+    Refused(OwnedSemaphorePermit),
+}
+
+/// How things stand.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    /// Places in all.
+    pub limit: usize,
+    /// Connections that were told that there was no place.
+    pub answered: u64,
+    /// Connections that were closed without a word.
+    pub unanswered: u64,
+    /// Idle connections that were closed to make room.
+    pub asked_to_leave: u64,
+}
+
+impl Connections {
+    /// So many places.
+    #[must_use]
+    pub fn new(limit: usize) -> Arc<Self> {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
+        Arc::new(Self {
+            limit,
+            places: Arc::new(Semaphore::new(limit)),
+            lanes: Arc::new(Semaphore::new(LANES)),
+            metrics: Arc::new(Semaphore::new(METRICS_PLACES)),
+            leave: Notify::new(),
+            told: Mutex::default(),
+            answered: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
+            asked_to_leave: AtomicU64::new(0),
+        })
+    }
+
+    /// A place for a connection that was just accepted; `None` when it is to be closed at once.
+    pub fn find_place(&self, service: Service, log: &Log) -> Option<Place> {
+        if service == Service::Metrics {
+            return self.metrics.clone().try_acquire_owned().ok().map(Place::Served);
+        }
+        let place = self.places.clone().try_acquire_owned();
+        if self.are_short() {
+            self.leave.notify_one();
+        }
+        if let Ok(place) = place {
+            return Some(Place::Served(place));
+        }
+        self.tell(log);
+        match self.lanes.clone().try_acquire_owned() {
+            Ok(lane) => {
+                self.answered.fetch_add(1, Ordering::Relaxed);
+                Some(Place::Refused(lane))
+            }
+            Err(_) => {
+                self.unanswered.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    /// Whether idle connections should make room.
+    fn are_short(&self) -> bool {
+        self.places.available_permits() <= self.limit / SHORT
+    }
+
+    /// Returns when a connection that does nothing should leave; of all that wait here, the one that came first.
+    pub async fn room_is_needed(&self) {
+        loop {
+            self.leave.notified().await;
+            // It may have been asked for a while ago, when nobody was here to hear it.
+            if self.are_short() {
+                self.asked_to_leave.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    fn tell(&self, log: &Log) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN_AFTER) {
+            *told = Some(Instant::now());
+            let message =
+                format!("{} connections are open, as many as MAX_CONNECTIONS allows: more are refused", self.limit);
+            log.event(Severity::Warning, &message);
+        }
+    }
+
+    /// How things stand.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        Figures {
+            limit: self.limit,
+            answered: self.answered.load(Ordering::Relaxed),
+            unanswered: self.unanswered.load(Ordering::Relaxed),
+            asked_to_leave: self.asked_to_leave.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// As many connections as descriptors and memory are good for. An upstream without HTTP/2 needs a connection of its own
+/// for each request.
+#[must_use]
+pub fn default_limit(descriptors: usize, memory: u64, upstream_is_http1: bool) -> usize {
+    let left = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 2);
+    let by_descriptors = if upstream_is_http1 { left / 2 } else { left };
+    let by_memory = usize::try_from(memory / MEMORY_FOR_EACH).unwrap_or(usize::MAX);
+    by_descriptors.min(by_memory).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Style;
+
+    fn log() -> Log {
+        Log::start(Style::Json, std::io::sink())
+    }
+
+    #[test]
+    fn the_default_follows_from_descriptors_and_memory() {
+        const GIB: u64 = 1 << 30;
+        assert_eq!(default_limit(20_000, 16 * GIB, false), 19_232);
+        assert_eq!(default_limit(20_000, 16 * GIB, true), 9616);
+        assert_eq!(default_limit(1024, 16 * GIB, false), 512);
+        assert_eq!(default_limit(1_048_576, GIB / 2, false), 16_384);
+        assert_eq!(default_limit(1, 1, true), 1);
+    }
+
+    #[test]
+    fn one_too_many_gets_a_lane_and_then_nothing() {
+        let connections = Connections::new(2);
+        let find = || connections.find_place(Service::Gateway, &log());
+        let places: Vec<_> = (0..2).map(|_| find()).collect();
+        assert!(places.iter().all(|place| matches!(place, Some(Place::Served(_)))));
+        let lanes: Vec<_> = (0..LANES).map(|_| find()).collect();
+        assert!(lanes.iter().all(|lane| matches!(lane, Some(Place::Refused(_)))));
+        assert!(find().is_none());
+        let figures = connections.figures();
+        assert_eq!((figures.answered, figures.unanswered), (LANES as u64, 1));
+        // The metrics port has places of its own.
+        assert!(matches!(connections.find_place(Service::Metrics, &log()), Some(Place::Served(_))));
+        drop(places);
+        assert!(matches!(find(), Some(Place::Served(_))));
+    }
+
+    #[tokio::test]
+    async fn who_has_waited_longest_leaves_first() {
+        let connections = Connections::new(2);
+        let mut waiting = [0, 1].map(|_| Box::pin(connections.room_is_needed()));
+        for waiting in &mut waiting {
+            assert!(futures_are_pending(waiting.as_mut()).await);
+        }
+        let _place = connections.find_place(Service::Gateway, &log());
+        assert!(futures_are_pending(waiting[0].as_mut()).await, "half of the places are free");
+        let _last = connections.find_place(Service::Gateway, &log());
+        assert!(futures_are_pending(waiting[1].as_mut()).await);
+        waiting[0].as_mut().await;
+        assert_eq!(connections.figures().asked_to_leave, 1);
+    }
+
+    async fn futures_are_pending<F: Future<Output = ()>>(mut future: std::pin::Pin<&mut F>) -> bool {
+        std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_pending())).await
+    }
+}
