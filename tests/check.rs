@@ -4,22 +4,26 @@ mod support;
 use std::process::Output;
 
 use serde_json::{Value, json};
-use support::{Exchange, Hold, Metadata, TokenAnswer, Upstream, metadata::ACCOUNT, run};
+use support::{Emulator, Exchange, Hold, Metadata, TokenAnswer, Upstream, metadata::ACCOUNT, run};
 
 const KEYS: &str = r#"[{"id":"me","key":"sk_live_0123456789abcdef"}]"#;
 
 /// What a doctor in front of this upstream and this metadata server says, for machines.
 fn examine(upstream: &str, metadata: &Metadata, more: &[(&str, &str)]) -> (Option<i32>, Value, Output) {
-    let metadata = metadata.address.to_string();
+    doctor(&[], (upstream, &metadata.address.to_string()), more)
+}
+
+/// The same in front of what listens at two addresses, with further options.
+fn doctor(options: &[&str], (upstream, metadata): (&str, &str), more: &[(&str, &str)]) -> (Option<i32>, Value, Output) {
     let mut environment = vec![
         ("API_KEYS_JSON", KEYS),
         ("GOOGLE_CLOUD_PROJECT", "test-project"),
         ("GOOGLE_VERTEX_BASE_URL", upstream),
-        ("GCE_METADATA_HOST", metadata.as_str()),
+        ("GCE_METADATA_HOST", metadata),
     ];
     environment.retain(|(name, _)| more.iter().all(|(other, _)| other != name));
     environment.extend_from_slice(more);
-    let output = run(&["check", "--live", "--json"], &environment);
+    let output = run(&[&["check", "--live", "--json"], options].concat(), &environment);
     let report = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("no report ({error}): {}", String::from_utf8_lossy(&output.stderr)));
     (output.status.code(), report, output)
@@ -274,4 +278,172 @@ fn kinds_of_credentials_are_told_and_their_content_is_not() {
     for variable in ["PORT", "API_KEYS_JSON"] {
         assert_eq!(finding(&report, variable)["verdict"], "failure");
     }
+}
+
+/// The emulator's own service account.
+const EMULATED_ACCOUNT: &str = "emulator@test-project.iam.gserviceaccount.com";
+
+/// A doctor in front of the emulator.
+fn doctor_of(emulator: &Emulator, options: &[&str], more: &[(&str, &str)]) -> (Option<i32>, Value) {
+    let address = emulator.address.to_string();
+    let (code, report, _) = doctor(options, (&format!("http://{address}"), &address), more);
+    (code, report)
+}
+
+/// Every message that an answer of Google's can lead to, from the emulator's scenario of that fault: which calls of the
+/// doctor's get it, what is set besides, where it is told, the verdict, and how the advice begins.
+#[test]
+fn each_message_has_a_fault_of_the_emulator() {
+    type Fault<'a> = (&'a [(&'a str, u64)], &'a [(&'a str, &'a str)], &'a str, &'a str, &'a str);
+    const PASSES: &str = "it may pass by itself";
+    const WELL: (&str, u64) = ("usage-nowhere", 1);
+    let role = format!(
+        "gcloud projects add-iam-policy-binding test-project --member=serviceAccount:{EMULATED_ACCOUNT} --role=roles/aiplatform.user"
+    );
+    let attach = "on Google Cloud attach a service account; elsewhere: gcloud auth application-default login";
+    let region = [("GOOGLE_CLOUD_LOCATION", "us-central1")];
+    let faults: &[Fault<'_>] = &[
+        (
+            &[("service-disabled", 1)],
+            &[],
+            "flash",
+            "failure",
+            "gcloud services enable aiplatform.googleapis.com --project=test-project",
+        ),
+        (&[("billing-disabled", 1)], &[], "flash", "failure", "gcloud billing projects link test-project"),
+        (&[("scope-insufficient", 1)], &[], "flash", "failure", "give the machine the scope cloud-platform"),
+        (&[("quota-project", 1)], &[], "flash", "failure", "unset GOOGLE_CLOUD_QUOTA_PROJECT, or: gcloud projects"),
+        (
+            &[("project-unknown", 1)],
+            &[],
+            "flash",
+            "failure",
+            "set GOOGLE_CLOUD_PROJECT to one of: gcloud projects list",
+        ),
+        (&[("forbidden", 1)], &[], "flash", "failure", &role),
+        (&[("malformed-model", 1)], &[], "flash", "failure", "export MODEL_FLASH_ID=google/gemini-2.5-flash"),
+        (&[("failed-precondition", 1)], &[], "flash", "failure", "a policy of the organisation may forbid the model"),
+        (&[("wrong-location", 1)], &region, "flash", "failure", "export MODEL_FLASH_LOCATION=global"),
+        (
+            &[("wrong-location", 1)],
+            &[],
+            "flash",
+            "failure",
+            "export MODEL_FLASH_ID=google/gemini-2.5-flash, or another",
+        ),
+        (&[("token-refused", 2)], &[], "flash", "failure", attach),
+        (&[("token-missing", 2)], &[], "flash", "failure", attach),
+        (&[("rate-limited", 1)], &[], "flash", "warning", PASSES),
+        (&[("overloaded", 1)], &[], "flash", "warning", PASSES),
+        (&[("internal", 1)], &[], "flash", "warning", PASSES),
+        (&[("deadline", 1)], &[], "flash", "warning", PASSES),
+        (&[("invalid-argument", 1)], &[], "flash", "failure", "check MODEL_FLASH_ID (google/gemini-2.5-flash)"),
+        (&[("html-404", 1)], &[], "flash", "failure", "check GOOGLE_CLOUD_LOCATION (global, us, eu or a region"),
+        (&[("json-cut", 1)], &[], "flash", "warning", "it may pass by itself; check again"),
+        (&[("no-http", 1)], &[], "flash", "warning", "it may pass by itself; check again"),
+        (
+            &[("never", 1)],
+            &[("UPSTREAM_TIMEOUT_SECONDS", "1")],
+            "flash",
+            "warning",
+            "it may pass by itself; check again",
+        ),
+        (&[WELL, ("rate-limited", 1)], &[], "flash streaming", "warning", PASSES),
+        (&[WELL, ("no-done", 1)], &[], "flash streaming", "failure", "something in between may buffer or cut it"),
+        (&[WELL, ("json-tail", 1)], &[], "flash streaming", "failure", "something in between may buffer or cut it"),
+        (&[WELL, ("cut-at-once", 1)], &[], "flash streaming", "warning", "it may pass by itself; check again"),
+        (&[("clock-wrong", 4)], &[], "clock", "failure", "sudo timedatectl set-ntp true"),
+        (&[("metadata-404", 1)], &[], "token", "failure", attach),
+        (&[("metadata-garbled", 1)], &[], "token", "failure", attach),
+    ];
+    let emulator = Emulator::start(&["--speed", "1000"]);
+    for (scenarios, more, check, verdict, advice) in faults {
+        for (scenario, calls) in *scenarios {
+            emulator.next(scenario, *calls);
+        }
+        let (code, report) = doctor_of(&emulator, &[], more);
+        let told = finding(&report, check);
+        assert_eq!(told["verdict"], *verdict, "{scenarios:?}: {report:#}");
+        assert!(remedy(&report, check).starts_with(advice), "{scenarios:?}: {}", remedy(&report, check));
+        let failed = report["findings"].as_array().expect("findings").iter().any(|one| one["verdict"] == "failure");
+        assert_eq!(code, Some(i32::from(failed)), "{scenarios:?}");
+        emulator.control("DELETE", "next", None);
+    }
+    // A person's login is refused by the token endpoint; and one who may ask, but for no project.
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let file = folder.path().join("credentials.json");
+    let login = json!({"type": "authorized_user", "client_id": "x", "client_secret": "y", "refresh_token": "z",
+        "token_uri": format!("http://{}/token", emulator.address)});
+    std::fs::write(&file, login.to_string()).expect("a file can be written");
+    let path = file.to_str().expect("text");
+    emulator.next("grant-refused", 1);
+    let (code, report) = doctor_of(&emulator, &[], &[("GOOGLE_APPLICATION_CREDENTIALS", path)]);
+    assert_eq!((code, remedy(&report, "token")), (Some(1), "gcloud auth application-default login"), "{report:#}");
+    emulator.control("DELETE", "next", None);
+    let nobody = Hold::closing();
+    let nowhere = nobody.address.to_string();
+    let (code, report) = doctor_of(
+        &emulator,
+        &[],
+        &[("GOOGLE_APPLICATION_CREDENTIALS", path), ("GOOGLE_CLOUD_PROJECT", ""), ("GCE_METADATA_HOST", &nowhere)],
+    );
+    let projects = report["findings"].as_array().expect("findings").iter().rfind(|one| one["check"] == "project");
+    let told = projects.and_then(|one| one["remedy"].as_str());
+    assert_eq!((code, told), (Some(1), Some("export GOOGLE_CLOUD_PROJECT=…; gcloud projects list")), "{report:#}");
+}
+
+#[test]
+fn what_is_recorded_can_be_replayed_and_tells_nobody() {
+    let emulator = Emulator::start(&["--speed", "1000"]);
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let captures = folder.path().join("captures");
+    let into = captures.to_str().expect("text");
+    let (code, report) = doctor_of(&emulator, &["--record", into], &[]);
+    assert_eq!(code, Some(0), "{report:#}");
+    for alias in ["flash", "pro-preview"] {
+        let told = finding(&report, &format!("{alias} recorded"));
+        assert_eq!((&told["verdict"], &told["detail"]), (&json!("ok"), &json!(format!("21 answers in {into}"))));
+    }
+    let mut files = 0;
+    for entry in std::fs::read_dir(&captures).expect("the folder") {
+        let path = entry.expect("a file").path();
+        let text = std::fs::read_to_string(&path).expect("text");
+        for secret in
+            ["test-project", "gserviceaccount", "ya29.", "Bearer", "sk_live", "Say ok.", "What is the weather in"]
+        {
+            assert!(!text.contains(secret), "{}: {secret}", path.display());
+        }
+        files += 1;
+    }
+    assert_eq!(files, 2 * 21 + 1);
+    let observed = std::fs::read_to_string(captures.join("observed.md")).expect("text");
+    for form in [
+        "| 01-flash-01-chat | indentation, header fields, an answer without room | 200 | HTTP/1.1; application/json",
+        "array of 1; error INVALID_ARGUMENT",
+        "array of 1; error NOT_FOUND",
+        "; LF; ",
+        "usage on the last choice",
+        "index 0, signature of ",
+        "Not asked",
+    ] {
+        assert!(observed.contains(form), "{form}: {observed}");
+    }
+
+    // The doctor finds what was recorded as good as the original, and gets its very bytes.
+    let replay = Emulator::start(&["--replay", into, "--speed", "1000"]);
+    let (code, report) = doctor_of(&replay, &[], &[]);
+    assert_eq!(code, Some(0), "{report:#}");
+    let file: Value = serde_json::from_slice(&std::fs::read(captures.join("01-flash-02-stream.json")).expect("a file"))
+        .expect("JSON");
+    let frames = file["response"]["frames"].as_array().expect("frames");
+    let bytes: String = frames.iter().map(|frame| frame["text"].as_str().expect("text")).collect();
+    let sent = replay.chats_since(0);
+    assert!(sent.iter().any(|exchange| exchange["answer"]["text"] == bytes.as_str()), "{bytes}");
+
+    // What is there is not mixed with what is new; and without Google there is nothing to record.
+    let refused =
+        run(&["check", "--live", "--record", into], &[("API_KEYS_JSON", KEYS), ("GOOGLE_CLOUD_PROJECT", "p")]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("captures: is not empty"));
+    assert_eq!(run(&["check", "--record", into], &[]).status.code(), Some(2));
 }

@@ -12,6 +12,133 @@ use serde_json::{Value, json};
 use support::{CHAT, Client, Emulator, End, Gateway, Request, Response, UPSTREAM_PATH, assert_bytes, run, show, until};
 use tempfile::TempDir;
 
+/// What an emulator of this endpoint has to do on demand, with the scenarios that do it.
+const QUIRKS: &[(&str, &[&str])] = &[
+    (
+        "signatures: enforced, of every size, the dummy in each spelling",
+        &[
+            "signature-missing",
+            "signature-short",
+            "signature-long",
+            "signature-huge",
+            "dummy-raw",
+            "dummy-base64",
+            "dummy-neither",
+        ],
+    ),
+    (
+        "errors: array, object and HTML, every status, also to a stream",
+        &[
+            "invalid-argument",
+            "object-error",
+            "html-404",
+            "failed-precondition",
+            "token-refused",
+            "forbidden",
+            "wrong-location",
+            "rate-limited",
+            "cancelled",
+            "internal",
+            "unknown",
+            "overloaded",
+            "deadline",
+        ],
+    ),
+    (
+        "429 and 503: with and without Retry-After, in bursts, on the n-th call",
+        &["rate-limited-retry-after", "overloaded-retry-after", "rate-limited-burst", "third-call", "sometimes"],
+    ),
+    ("models: bare, unknown, at another location", &["malformed-model", "wrong-location"]),
+    ("missing parts of an answer", &["no-message", "no-tokens", "empty", "length"]),
+    (
+        "streams that fail midway",
+        &[
+            "json-tail",
+            "error-event",
+            "error-array-event",
+            "no-done",
+            "cut",
+            "cut-in-character",
+            "stall",
+            "silent-middle",
+            "reset",
+        ],
+    ),
+    (
+        "chunks: place of usage, the end apart",
+        &["usage-every-chunk", "usage-extra-chunk", "usage-last-chunk-apart", "usage-nowhere", "finish-apart"],
+    ),
+    (
+        "tool calls",
+        &[
+            "tool-stop",
+            "no-index",
+            "index-zero",
+            "fragments",
+            "parallel-fragments",
+            "parallel-calls",
+            "parallel-apart",
+            "same-name",
+        ],
+    ),
+    ("filters", &["content-filter", "blocked", "malformed-call", "malformed-call-refusal", "blocked-midway"]),
+    ("tokens that are no good", &["token-expired", "token-refused", "forbidden"]),
+    ("JSON that a re-serialising proxy alters", &["reordered", "indented", "odd-numbers", "escapes", "odd-stream"]),
+    ("thoughts", &["thought-flag", "thought-tags", "thought-developer", "thought-signature-last"]),
+    (
+        "framing of streams",
+        &[
+            "crlf",
+            "mixed-endings",
+            "comments",
+            "no-blank",
+            "together",
+            "pairs",
+            "odd-pieces",
+            "byte-by-byte",
+            "big-event",
+        ],
+    ),
+    ("parameters", &["unknown-field", "strict-parameters", "both-thinking", "thinking-level"]),
+    (
+        "the metadata server and the token endpoints",
+        &[
+            "metadata-short",
+            "metadata-same",
+            "metadata-404",
+            "metadata-500",
+            "metadata-slow",
+            "metadata-garbled",
+            "grant-refused",
+        ],
+    ),
+    ("big bodies", &["request-too-large", "front-end-too-large", "big-answer"]),
+    ("a slow first byte, and connections", &["late-headers", "late-json", "silent-start", "go-away"]),
+    ("pictures in an answer", &["image", "image-stream"]),
+];
+
+/// What users report of this endpoint, as far as a gateway can see it.
+const SYMPTOMS: &[(&str, &[&str])] = &[
+    ("400 on the second step of a tool", &["signature-missing", "signature-corrupted"]),
+    ("429 with free quota", &["rate-limited", "rate-limited-burst"]),
+    ("404 Publisher Model", &["wrong-location"]),
+    ("`400 status code (no body)`", &["invalid-argument", "array-in-pieces"]),
+    ("400 Malformed publisher model", &["malformed-model"]),
+    ("empty answers", &["empty", "no-message", "no-tokens", "no-choices"]),
+    ("a tool's turn ends with stop", &["tool-stop"]),
+    ("no index, or always the same", &["no-index", "index-zero"]),
+    ("a token dies after an hour", &["token-expired"]),
+    ("400 thinking level", &["thinking-level", "both-thinking"]),
+    ("Unknown name", &["unknown-field", "strict-parameters"]),
+    ("thoughts in the content", &["thought-flag", "thought-developer"]),
+    ("400 for a role", &["wrong-role", "developer-role"]),
+    ("a stream stops without an error", &["json-tail", "no-done", "cut"]),
+    ("too few tokens are told", &["no-tokens", "usage-nowhere"]),
+    ("a blocked prompt", &["blocked", "content-filter"]),
+    ("an error without detail", &["invalid-argument"]),
+    ("parallel calls of one name, then 400 for their count", &["same-name", "part-count"]),
+];
+
 const PRO: &str = "google/gemini-3.1-pro-preview";
 
 fn folder(files: &[(&str, Value)]) -> TempDir {
@@ -62,6 +189,14 @@ fn the_list_has_a_line_for_each_scenario() {
         families.insert(scenario["family"].as_str().expect("a family"));
     }
     assert_eq!(families.len(), 20, "{families:?}");
+    // Nothing of what is known of the endpoint's habits may get lost.
+    let names: std::collections::BTreeSet<&str> =
+        scenarios.iter().map(|scenario| scenario["name"].as_str().expect("a name")).collect();
+    for (what, of) in QUIRKS.iter().chain(SYMPTOMS) {
+        for name in *of {
+            assert!(names.contains(name), "{what}: no scenario '{name}'");
+        }
+    }
 }
 
 #[test]
@@ -130,6 +265,14 @@ fn a_bad_file_is_refused_with_its_name_and_the_field() {
         assert!(String::from_utf8_lossy(&refused.stderr).contains(said), "{}", show(&refused.stderr));
     }
     assert_eq!(run(&["emulator"], &[("PORT", "x")]).status.code(), Some(64));
+}
+
+#[test]
+fn a_marker_that_is_misspelt_is_told() {
+    let emulator = Emulator::start(&[]);
+    let answer = emulator.request(&saying("Say hi. [emulator:rate-limit]", true));
+    assert_eq!(answer.status, 400);
+    assert!(show(&answer.body).contains("The emulator has no scenario \\'rate-limit\\'"), "{}", show(&answer.body));
 }
 
 #[test]

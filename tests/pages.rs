@@ -5,7 +5,9 @@ mod support;
 use flate2::read::GzDecoder;
 use serde_json::Value;
 use std::io::Read;
-use support::{DISABLED_KEY, End, Gateway, KEY, Metadata, Request, Response, SECOND_KEY, TokenAnswer, Upstream, run};
+use support::{
+    DISABLED_KEY, End, Gateway, KEY, Metadata, Request, Response, SECOND_KEY, TokenAnswer, Upstream, run, until,
+};
 
 const PAGES: [&str; 3] = ["/", "/docs", "/playground"];
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -16,6 +18,8 @@ const SOMEWHERE: &str = "https://your-gateway.example";
 fn start() -> (Upstream, Gateway) {
     let upstream = Upstream::queued();
     let gateway = Gateway::before(&upstream).env("PLAYGROUND", "on").start();
+    // Pages say whether a bearer is held: what is compared must not be of two times.
+    until("a bearer", || (gateway.get("/readyz").status == 200).then_some(()));
     (upstream, gateway)
 }
 

@@ -1,8 +1,8 @@
 //! `ai-proxy dev`: the gateway in front of the emulator, in one process, with nothing to set up.
 
-use super::emulator::{Options, PROJECT, refuse};
+use super::emulator::{Options, PROJECT};
 use super::serve::{serve, start_runtime};
-use super::{fail, hardening, proxy, refuse_configuration, say};
+use super::{fail, hardening, proxy, refuse_configuration, refuse_option, say};
 use crate::config::{Config, CredentialsSource, Environment, Problem};
 use crate::emulator;
 use crate::keys::{NewEntry, NewKey};
@@ -23,7 +23,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     }
     let settings = match options.settings(PROJECT) {
         Ok(settings) => settings,
-        Err(message) => return refuse(&message),
+        Err(message) => return refuse_option(&message),
     };
     let runtime = match start_runtime() {
         Ok(runtime) => runtime,

@@ -1,7 +1,7 @@
 //! `ai-proxy emulator`: the emulator by itself, for those who test other software.
 
 use super::serve::{Signals, listen, start_runtime};
-use super::{EXIT_ARGUMENTS, fail, refuse_configuration, say};
+use super::{fail, refuse_configuration, refuse_option, say};
 use crate::config::{Environment, Listening};
 use crate::emulator::replay::Replay;
 use crate::emulator::{self, Certificate, Library, Settings};
@@ -73,7 +73,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     let project = project.unwrap_or_else(|| PROJECT.to_owned());
     let settings = match options.settings(&project) {
         Ok(settings) => settings,
-        Err(message) => return refuse(&message),
+        Err(message) => return refuse_option(&message),
     };
     if options.list {
         return say(&list(&settings.library));
@@ -97,12 +97,6 @@ pub(super) fn run(options: &Options) -> ExitCode {
             () = signals.next() => ExitCode::SUCCESS,
         }
     })
-}
-
-/// Says what is wrong with an option.
-pub(super) fn refuse(message: &str) -> ExitCode {
-    eprintln!("ai-proxy: {message}");
-    ExitCode::from(EXIT_ARGUMENTS)
 }
 
 /// A line for each scenario, by family.

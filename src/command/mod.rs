@@ -69,6 +69,7 @@ impl Command {
                 Long("list") => options.list = true,
                 Long("live") => check.live = true,
                 Long("json") => check.json = true,
+                Long("record") => check.record = Some(words.value()?.into()),
                 Value(value) if values.is_empty() && value == "keys" => {
                     return Ok(keys::Request::parse(&mut words)?.map_or(Self::Help, Self::Keys));
                 }
@@ -82,7 +83,10 @@ impl Command {
         }
         let values: Vec<&str> = values.iter().map(String::as_str).collect();
         if check != check::Options::default() && values != ["check"] {
-            return Err("--live and --json belong to 'check'".into());
+            return Err("--live, --json and --record belong to 'check'".into());
+        }
+        if check.record.is_some() && !check.live {
+            return Err("--record needs --live".into());
         }
         match values[..] {
             ["emulator"] => Ok(Self::Emulator(options)),
@@ -107,7 +111,7 @@ impl Command {
             Self::Serve => serve::run(),
             Self::Dev(options) => dev::run(&options),
             Self::Emulator(options) => emulator::run(&options),
-            Self::Check(options) => check::run(options),
+            Self::Check(options) => check::run(&options),
             Self::Keys(request) => request.run(),
             Self::Usage(arguments) => usage::run(arguments),
             Self::Help => say(HELP),
@@ -127,6 +131,12 @@ fn say(text: &str) -> ExitCode {
 #[must_use]
 pub fn refuse_arguments(error: &lexopt::Error) -> ExitCode {
     eprintln!("ai-proxy: {error}");
+    ExitCode::from(EXIT_ARGUMENTS)
+}
+
+/// Says what is wrong with an option.
+fn refuse_option(message: &str) -> ExitCode {
+    eprintln!("ai-proxy: {message}");
     ExitCode::from(EXIT_ARGUMENTS)
 }
 
@@ -179,6 +189,9 @@ Options of 'usage' (no FILE: stdin):
   --json                         for programs
   --gcloud                       let gcloud read Cloud Logging, with
     --project ID [GOOGLE_CLOUD_PROJECT]  --service NAME [CLOUD_RUN_SERVICE, or ai-proxy]  --freshness 7d [1d]
+
+Of 'check --live':
+  --record DIR            write down how each alias answers, redacted, for 'emulator --replay DIR' [costs tokens]
 
 Of the emulator, alone or in dev:
   --scenarios DIR         further scenarios, or others in place of embedded ones

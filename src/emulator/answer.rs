@@ -60,6 +60,11 @@ pub(super) async fn answer(
     if let Some(scenario) = &scenario {
         recorder.scenario(&scenario.name);
     }
+    if scenario.is_none()
+        && let Some(name) = library.unknown_marker(scenarios::prompt(chat))
+    {
+        return Refusal::no_scenario(name).response().into();
+    }
     let plain = CompletionAnswer::default();
     let different = match scenario.as_ref().map(|scenario| &scenario.answer) {
         Some(Answer::Error(error)) => {

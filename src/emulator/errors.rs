@@ -137,6 +137,11 @@ impl Refusal {
         refusal
     }
 
+    /// 400, of the emulator's own: a marker that names nothing.
+    pub(super) fn no_scenario(name: &str) -> Self {
+        Self::invalid(format!("The emulator has no scenario '{name}': see ai-proxy emulator --list."))
+    }
+
     /// 404: a model that does not exist, or not there.
     pub(super) fn no_model(project: &str, location: &str, publisher: &str, id: &str) -> Self {
         Self::new(

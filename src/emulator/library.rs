@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::HeaderMap;
 
 use super::data;
-use super::scenarios::Scenario;
+use super::scenarios::{self, Scenario};
 use super::vertex::Chat;
 
 /// What a file is of that is not embedded.
@@ -61,7 +61,8 @@ const FILES: &[File] = embedded! {
     "filters":
         "blocked" "blocked-midway" "content-filter" "malformed-call" "malformed-call-refusal";
     "credentials":
-        "quota-project" "token-expired" "token-missing" "token-refused";
+        "clock-wrong" "project-unknown" "quota-project" "scope-insufficient" "token-expired" "token-missing"
+        "token-refused";
     "json":
         "duplicate-keys" "escapes" "indented" "not-utf8" "odd-numbers" "odd-stream" "reordered";
     "thoughts":
@@ -160,6 +161,11 @@ impl Library {
     /// All scenarios, in the order in which they are tried.
     pub fn iter(&self) -> impl Iterator<Item = &Scenario> {
         self.scenarios.iter().map(|listed| &*listed.scenario)
+    }
+
+    /// What a text asks for by a marker that is none, a misspelt one say.
+    pub(super) fn unknown_marker<'a>(&self, text: &'a str) -> Option<&'a str> {
+        scenarios::markers(text).find(|name| self.find(name).is_none())
     }
 
     fn find(&self, name: &str) -> Option<Arc<Scenario>> {

@@ -22,7 +22,7 @@ use super::data;
 use super::library::Unusable;
 
 /// The format that is known.
-const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 
 /// Header fields that are made anew for each answer.
 const OWN_HEADERS: [&str; 5] = ["connection", "date", "keep-alive", "transfer-encoding", "upgrade"];
@@ -83,6 +83,17 @@ pub struct Piece {
     /// The piece in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base64: Option<String>,
+}
+
+impl Piece {
+    /// A piece that came so many milliseconds after the one before.
+    #[must_use]
+    pub fn of(after_ms: u64, bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self { after_ms, text: Some(text.to_owned()), base64: None },
+            Err(_) => Self { after_ms, text: None, base64: Some(STANDARD.encode(bytes)) },
+        }
+    }
 }
 
 /// How a body ended.

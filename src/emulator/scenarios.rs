@@ -496,6 +496,11 @@ fn plain_words(text: &str) -> String {
     words.fold(" ".to_owned(), |joined, word| joined + word + " ")
 }
 
+/// The names of a message's markers.
+pub(super) fn markers(text: &str) -> impl Iterator<Item = &str> {
+    text.split(MARKER).skip(1).filter_map(|rest| Some(rest.split_once(']')?.0))
+}
+
 /// A message without its markers.
 pub(super) fn without_markers(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
@@ -583,5 +588,7 @@ mod tests {
         assert_eq!(without_markers("[emulator:slow] Say hi."), "Say hi.");
         assert_eq!(without_markers("Say [emulator:slow] hi"), "Say hi");
         assert_eq!(without_markers("[emulator:open"), "[emulator:open");
+        let names: Vec<&str> = markers("[emulator:slow] Say [emulator:a b] [emulator:open").collect();
+        assert_eq!(names, ["slow", "a b"]);
     }
 }

@@ -1,8 +1,10 @@
 #!/bin/sh
-# Runs `PROGRAM dev` until standard input closes, and then stops it with SIGTERM. The tests hold the other end of that
+# Runs `PROGRAM dev ARGUMENTS...` until standard input closes, and then stops it with SIGTERM. The tests hold the other end of that
 # pipe, so the gateway cannot outlive them, however they end.
 set -u
-"$1" dev </dev/null &
+program=$1
+shift
+"$program" dev "$@" </dev/null &
 gateway=$!
 # The gateway alone holds standard output now: when it dies, the reader sees the end.
 exec >&-

@@ -27,11 +27,11 @@ def assert_one_by_one(arrivals):
 class Gateway:
     """A running gateway: `base` and `key` as its banner tells them, and its log."""
 
-    def __init__(self, **settings):
+    def __init__(self, *arguments, **settings):
         # Nothing of the caller's environment can change what is tested.
         environment = {"PATH": os.environ["PATH"], "PORT": "0", "SHUTDOWN_GRACE_SECONDS": "1", **settings}
         self.process = subprocess.Popen(
-            [HERE / "dev.sh", PROGRAM],
+            [HERE / "dev.sh", PROGRAM, *arguments],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

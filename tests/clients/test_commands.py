@@ -4,6 +4,8 @@ What talks to Google Cloud is judged by the grammar of the fake gcloud of tests/
 order (test_walk.py). A command that nothing here knows is a failure.
 """
 
+import contextlib
+import json
 import os
 import re
 import shlex
@@ -15,7 +17,7 @@ import pytest
 from gateway import PATIENCE, PROGRAM, ROOT
 
 RUNBOOK = sorted((ROOT / "docs/runbook").glob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "docs/deploy.md", ROOT / "docs/tls.md", ROOT / "docs/usage.md", *RUNBOOK]
+PAGES = [ROOT / "README.md", ROOT / "docs/deploy.md", ROOT / "docs/tls.md", ROOT / "docs/usage.md", ROOT / "docs/emulator.md", *RUNBOOK]
 SCRIPTS = [ROOT / "deploy.sh", ROOT / "teardown.sh", ROOT / "ops.sh", *sorted((ROOT / "deploy").glob("*.sh"))]
 MANIFESTS = sorted((ROOT / "deploy").glob("*.yaml"))
 BLOCK = re.compile(r"(?:^<!-- (?P<mark>.+?) -->\n)?^```bash\n(?P<source>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -42,6 +44,8 @@ DOCKER = {
         {"--rm", "--publish ", "--env ", "--volume ", "--read-only", "--cap-drop ", "--security-opt ", "--user "},
     ),
 }
+# Where an emulator listens unless it is told otherwise.
+EMULATOR = "127.0.0.1:8090"
 PRICES = '{"date": "2027-01-15", "source": "x", "currency": "USD", "models": {}}'
 
 
@@ -149,6 +153,19 @@ def is_of_grammar(arguments, grammar):
     assert len(words) == (count if count is not None else 1)
 
 
+@contextlib.contextmanager
+def emulator():
+    """An emulator of its own; tells where it listens."""
+    environment = {"PATH": os.environ["PATH"], "PORT": "0"}
+    process = subprocess.Popen([PROGRAM, "emulator"], env=environment, stdout=subprocess.PIPE, encoding="utf-8")
+    with process:
+        try:
+            told = (re.search("GCE_METADATA_HOST=(.+)", line) for line in process.stdout)
+            yield next(found[1] for found in told if found)
+        finally:
+            process.terminate()
+
+
 @pytest.fixture
 def fake_gcloud(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_GCLOUD", str(tmp_path))
@@ -234,10 +251,17 @@ def test_command(words, fake_gcloud, tmp_path):
             succeeds([PROGRAM, *arguments], PATH=f"{tmp_path}:{os.environ['PATH']}")
         case "ai-proxy", []:
             pass  # It serves.
-        case "ai-proxy", ["check", *_] | ["dev"]:
-            # Help comes before anything is run, and after all words have been judged.
-            usage = succeeds([PROGRAM, "--help"])
-            assert f"ai-proxy {' '.join(arguments)} " in usage
+        case "curl", _ if any(EMULATOR in word for word in arguments):
+            with emulator() as address:
+                said = succeeds(["curl", "--fail", *(word.replace(EMULATOR, address) for word in arguments)])
+                assert isinstance(json.loads(said), dict)
+        case "ai-proxy", ["check" | "dev" | "emulator" as command, *options]:
+            # Help comes before anything is run, and after all words before it have been read.
+            usage = succeeds([PROGRAM, *arguments, "--help"])
+            assert f"ai-proxy {command} " in usage
+            assert all(re.search(rf"{option}\b", usage) for option in options if option.startswith("--"))
+            if command == "emulator" and options == ["--list"]:
+                assert "rate-limited " in succeeds([PROGRAM, *arguments])
         case "make", [target]:
             assert re.search(rf"^{target}: ", read(ROOT / "Makefile"), re.MULTILINE)
         case "python", [script]:

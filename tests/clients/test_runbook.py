@@ -123,7 +123,7 @@ def words_of_the_emulator():
         text = re.sub(r"\\\n\s*", "", read(source).partition("#[cfg(test)]")[0])
         for message in re.findall(r'Refusal::(?:invalid|new)\((?:[^;"]|"[A-Z_]+")*?"((?:[^"\\]|\\.)+)"', text):
             yield message
-    for scenario in sorted((ROOT / "src/emulator/scenarios").glob("*.json")):
+    for scenario in sorted((ROOT / "src/emulator/scenarios").rglob("*.json")):
         for message in re.findall(r'"message": "((?:[^"\\]|\\.)+)"', read(scenario)):
             yield message
 

@@ -3,6 +3,7 @@
 use super::credentials::Identity;
 use super::diagnosis::{self, Subject};
 use super::probe::{self, Answered, Outcome};
+use super::record::{Recording, Redaction};
 use super::report::{Finding, Report};
 use crate::config::Config;
 use crate::credentials::{self, Credentials};
@@ -24,7 +25,14 @@ const CLOCK_WARNING: Duration = Duration::from_secs(30);
 const CLOCK_FAILURE: Duration = Duration::from_secs(300);
 
 /// Adds everything that can be found out. What has failed keeps what depends on it from being tried.
-pub(super) async fn examine(mut config: Config, identity: Identity, tls: &Arc<ClientConfig>, report: &mut Report) {
+/// Each alias that answers also fills the recording, where there is one.
+pub(super) async fn examine(
+    mut config: Config,
+    identity: Identity,
+    tls: &Arc<ClientConfig>,
+    mut recording: Option<Recording>,
+    report: &mut Report,
+) {
     let identity = identity.completed().await;
     match credentials::try_once(&config.credentials, &config.metadata_host).await {
         Ok(()) => report.add(Finding::ok("token", "Google gives one")),
@@ -59,8 +67,9 @@ pub(super) async fn examine(mut config: Config, identity: Identity, tls: &Arc<Cl
             return;
         }
     };
+    let redaction = Redaction::new(&project, identity.account.as_deref());
     let mut clocks = None;
-    for model in models.iter() {
+    for (place, model) in models.iter().enumerate() {
         for (number, location) in model.route.locations().enumerate() {
             let name = &*models.locations()[location];
             let check = if number == 0 { model.alias.to_string() } else { format!("{} at {name}", model.alias) };
@@ -75,6 +84,10 @@ pub(super) async fn examine(mut config: Config, identity: Identity, tls: &Arc<Cl
             let ask = |stream| probe::ask(&vertex, model, location, stream);
             if judge_model(subject(&check), ask(false).await, &mut clocks, report) {
                 report.add(judge_stream(subject(&format!("{check} streaming")), ask(true).await));
+                // What one location says of a model's answers, the others say too.
+                if let Some(recording) = recording.as_mut().filter(|_| number == 0) {
+                    report.add(recording.record(&vertex, (place, model, location), &redaction).await);
+                }
             }
         }
     }

@@ -1,22 +1,26 @@
 //! `ai-proxy check`: a doctor. Offline it judges the configuration; with `--live` it asks Google what clients would.
 //!
 //! Every finding that is bad ends in what to do about it. `credentials` finds out who the gateway would be, `probe`
-//! sends a chat as a client's would go, `diagnosis` knows what upstream's refusals mean, `report` says it all.
+//! sends a chat as a client's would go, `diagnosis` knows what upstream's refusals mean, `record` writes down how
+//! answers look, `report` says it all.
 
 mod credentials;
 mod diagnosis;
 mod live;
 mod probe;
+mod record;
 mod report;
 
 use super::serve::start_runtime;
-use super::{EXIT_CONFIG, fail, proxy, refuse_configuration, say};
+use super::{EXIT_CONFIG, fail, proxy, refuse_configuration, refuse_option, say};
 use crate::config::{Config, Environment, Problem};
 use crate::models::Models;
 use crate::tls;
 use crate::upstream;
 use credentials::Identity;
+use record::Recording;
 use report::{Finding, Report};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,16 +28,18 @@ use std::time::Duration;
 const CERTIFICATE_WARNING: Duration = Duration::from_secs(7 * 86_400);
 
 /// What is to be checked, and how it is to be told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Ask Google too. Each alias costs a few tokens.
     pub live: bool,
     /// For machines.
     pub json: bool,
+    /// Write down how each alias answers, into this folder; only with `live`.
+    pub record: Option<PathBuf>,
 }
 
 /// Prints what was found. Exit code 0 if all is well, 64 for bad configuration, 1 for what only Google can tell.
-pub(super) fn run(options: Options) -> ExitCode {
+pub(super) fn run(options: &Options) -> ExitCode {
     let environment = Environment::of_process();
     if options.live
         && let Err(error) = proxy::bypass(&environment)
@@ -55,6 +61,10 @@ pub(super) fn run(options: Options) -> ExitCode {
             return refuse(&[problem], options);
         }
     };
+    let recording = match options.record.as_deref().map(Recording::begin).transpose() {
+        Ok(recording) => recording,
+        Err(message) => return refuse_option(&format!("--record: {message}")),
+    };
     let mut report = Report::default();
     judge_configuration(&config, &identity, &mut report);
     if options.live {
@@ -62,14 +72,14 @@ pub(super) fn run(options: Options) -> ExitCode {
             Ok(runtime) => runtime,
             Err(error) => return fail(&format!("cannot start: {error}")),
         };
-        runtime.block_on(live::examine(config, identity, &tls, &mut report));
+        runtime.block_on(live::examine(config, identity, &tls, recording, &mut report));
     }
     say(&if options.json { report.to_json() } else { report.to_text() });
     if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// What is wrong with the configuration: on stderr as ever, or as a report for machines.
-fn refuse(problems: &[Problem], options: Options) -> ExitCode {
+fn refuse(problems: &[Problem], options: &Options) -> ExitCode {
     if !options.json {
         return refuse_configuration(problems);
     }

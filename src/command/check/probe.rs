@@ -5,8 +5,8 @@ use crate::models::Model;
 use crate::relay::is_event_stream;
 use crate::upstream::{ChatRequest, ForwardError, Vertex};
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
-use serde_json::json;
+use http::{HeaderMap, Version};
+use serde_json::{Value, json};
 use std::future::poll_fn;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,8 +22,8 @@ pub(super) enum Outcome {
     Answered(Answered),
     /// None; why.
     Failed(ForwardError),
-    /// It began and did not end.
-    Broken,
+    /// It began and did not end; what had come, unless it took too long.
+    Broken(Option<Box<Answered>>),
 }
 
 /// An answer of upstream's.
@@ -31,11 +31,23 @@ pub(super) enum Outcome {
 pub(super) struct Answered {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
+    pub(super) version: Version,
     pub(super) body: Bytes,
+    /// How the body came.
+    pub(super) pieces: Vec<Piece>,
     /// From the question to the first byte of the answer's body.
     pub(super) first_byte: Duration,
     /// Upstream's clock and ours, when the answer's head came.
     pub(super) clocks: Option<(SystemTime, SystemTime)>,
+}
+
+/// A piece of a body.
+#[derive(Debug)]
+pub(super) struct Piece {
+    /// In bytes.
+    pub(super) length: usize,
+    /// Since the piece before, or since the answer's head.
+    pub(super) after: Duration,
 }
 
 impl Answered {
@@ -54,6 +66,11 @@ pub(super) async fn ask(vertex: &Vertex, model: &Model, location: usize, stream:
         "max_tokens": 1,
         "stream": stream,
     });
+    put(vertex, location, &question).await
+}
+
+/// Puts a question to a location.
+pub(super) async fn put(vertex: &Vertex, location: usize, question: &Value) -> Outcome {
     let body = Bytes::from(question.to_string());
     let begun = Instant::now();
     // Nothing of a client's head goes up: there is no client.
@@ -67,22 +84,28 @@ pub(super) async fn ask(vertex: &Vertex, model: &Model, location: usize, stream:
         let date = answer.parts.headers.get(http::header::DATE).and_then(|value| value.to_str().ok());
         let clocks = date.and_then(|date| httpdate::parse_http_date(date).ok()).map(|theirs| (theirs, now));
         let mut body = BytesMut::new();
-        let mut first_byte = None;
+        let (mut first_byte, mut pieces, mut last) = (None, Vec::new(), Instant::now());
+        let mut is_whole = true;
         while let Some(piece) = poll_fn(|cx| answer.body.poll_piece(cx)).await {
-            let Ok(data) = piece else { return Outcome::Broken };
+            let Some(data) = piece.ok().filter(|data| body.len() + data.len() <= MAX_ANSWER_BYTES) else {
+                is_whole = false;
+                break;
+            };
             first_byte.get_or_insert_with(|| begun.elapsed());
-            if body.len() + data.len() > MAX_ANSWER_BYTES {
-                return Outcome::Broken;
-            }
             body.extend_from_slice(&data);
+            pieces.push(Piece { length: data.len(), after: last.elapsed() });
+            last = Instant::now();
         }
-        Outcome::Answered(Answered {
+        let answered = Answered {
             status: answer.parts.status.as_u16(),
             headers: std::mem::take(&mut answer.parts.headers),
+            version: answer.parts.version,
             body: body.freeze(),
+            pieces,
             first_byte: first_byte.unwrap_or_else(|| begun.elapsed()),
             clocks,
-        })
+        };
+        if is_whole { Outcome::Answered(answered) } else { Outcome::Broken(Some(Box::new(answered))) }
     };
-    tokio::time::timeout(ANSWER_TIMEOUT, asked).await.unwrap_or(Outcome::Broken)
+    tokio::time::timeout(ANSWER_TIMEOUT, asked).await.unwrap_or(Outcome::Broken(None))
 }
