@@ -60,7 +60,7 @@ const FILES: &[File] = embedded! {
         "tool-stop";
     "filters":
         "blocked" "blocked-midway" "content-filter" "malformed-call" "malformed-call-refusal";
-    "credentials":
+    "identity":
         "clock-wrong" "project-unknown" "quota-project" "scope-insufficient" "token-expired" "token-missing"
         "token-refused";
     "json":
