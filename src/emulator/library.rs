@@ -64,7 +64,7 @@ const FILES: &[File] = embedded! {
         "clock-wrong" "project-unknown" "quota-project" "scope-insufficient" "token-expired" "token-missing"
         "token-refused";
     "json":
-        "duplicate-keys" "escapes" "indented" "not-utf8" "odd-numbers" "odd-stream" "reordered";
+        "duplicate-names" "escapes" "indented" "not-utf8" "odd-numbers" "odd-stream" "reordered";
     "thoughts":
         "thought-developer" "thought-flag" "thought-signature-last" "thought-signature-message" "thought-tags";
     "framing":
