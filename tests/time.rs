@@ -27,6 +27,11 @@ fn seconds(times: u32, what: impl FnOnce()) -> f64 {
     began.elapsed().as_secs_f64() * f64::from(times)
 }
 
+/// With such a clock the five seconds that requests wait are over before the first bearer has come.
+fn wait_for_bearer(client: &mut Client) {
+    while client.request(&Request::get("/readyz")).status != 200 {}
+}
+
 #[track_caller]
 fn assert_about(seconds: f64, expected: f64, what: &str) {
     // Whatever this machine does meanwhile takes many times as long for the gateway.
@@ -41,6 +46,7 @@ fn slow_clients_have_their_time_and_no_more() {
     }
     let upstream = Upstream::queued();
     let gateway = Gateway::before(&upstream).hasten(TIMES).start();
+    wait_for_bearer(&mut gateway.client());
     let refused = |client: &mut Client| client.response().assert_error(408, "request_timeout");
 
     let mut head = gateway.client();
@@ -78,6 +84,7 @@ fn idle_connections_and_readers_that_stop_are_let_go() {
         exchange.until_cancelled().await;
     });
     let mut gateway = Gateway::before(&upstream).hasten(TIMES).start();
+    wait_for_bearer(&mut gateway.client());
     let mut idle = gateway.client();
     assert_eq!(idle.request(&Request::get("/health")).status, 200);
     let mut reader = Client::connect_narrow(gateway.address);
@@ -106,8 +113,7 @@ fn a_token_endpoint_that_is_down_while_the_token_is_good_fails_no_request() {
     let gateway = Gateway::before(&upstream).metadata(&metadata).env("METRICS_PORT", "0").hasten(TIMES).start();
     let mut client = gateway.client();
     metadata.wait_tokens_given(1);
-    // Five seconds, which requests wait, are over before the token has come.
-    while client.request(&Request::get("/readyz")).status != 200 {}
+    wait_for_bearer(&mut client);
     metadata.answer(TokenAnswer::Error(503, "{}"));
     // Whoever is slow at start is asked again: a call takes many seconds of such a clock.
     let before = metadata.seen();

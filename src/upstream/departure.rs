@@ -1,4 +1,4 @@
-//! How an HTTP/2 connection ends: who closed it, and what upstream said last.
+//! What an HTTP/2 connection's bytes pass through: who closed it, what upstream said last, and that nobody is flooded.
 //!
 //! When upstream has sent a GOAWAY and no stream is open, the library closes the connection. A request that it is handed
 //! at that very moment fails as if the connection had broken, although nobody has sent a byte of it. What tells the two
@@ -10,6 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What is read in one turn, in bytes. A frame of 14 bytes takes hundreds until its request has looked at it, which it can
+/// only when it has its own turn.
+const TURN_BYTES: usize = 128 * 1024;
 
 /// Whether this side has closed a connection that upstream had not.
 #[derive(Clone, Debug, Default)]
@@ -28,12 +32,14 @@ pub(super) struct Observed<T> {
     upstream_has_ended: bool,
     /// Nothing can be sent any more.
     is_deaf: bool,
+    /// Read since others had their turn, in bytes.
+    read_in_turn: usize,
     departure: Departure,
 }
 
 impl<T> Observed<T> {
     pub(super) fn new(stream: T, departure: Departure) -> Self {
-        Self { stream, upstream_has_ended: false, is_deaf: false, departure }
+        Self { stream, upstream_has_ended: false, is_deaf: false, read_in_turn: 0, departure }
     }
 
     /// Upstream does not listen any more, but what it said before is still to be read: a GOAWAY most likely, by which
@@ -53,8 +59,14 @@ impl<T> Observed<T> {
 
 impl<T: AsyncRead + Unpin> AsyncRead for Observed<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.read_in_turn >= TURN_BYTES {
+            self.read_in_turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = into.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, into);
+        self.read_in_turn = if polled.is_ready() { self.read_in_turn + into.filled().len() - before } else { 0 };
         self.upstream_has_ended |= match &polled {
             Poll::Ready(Ok(())) => into.filled().len() == before && into.remaining() > 0,
             Poll::Ready(Err(_)) => true,
@@ -148,6 +160,18 @@ mod tests {
         assert_eq!(heard, b"goaway");
         stream.shutdown().await.unwrap();
         assert!(!departure.was_first(), "upstream was");
+    }
+
+    #[tokio::test]
+    async fn a_flood_leaves_others_their_turn() {
+        let mut stream = Observed::new(tokio::io::repeat(1), Departure::default());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut piece = [0; 16 * 1024];
+        let mut poll = || Pin::new(&mut stream).poll_read(&mut cx, &mut ReadBuf::new(&mut piece)).is_ready();
+        for _ in 0..3 {
+            assert_eq!((0..TURN_BYTES / (16 * 1024)).filter(|_| poll()).count(), TURN_BYTES / (16 * 1024));
+            assert!(!poll());
+        }
     }
 
     #[tokio::test]
