@@ -10,7 +10,7 @@
 #
 # A release is an archive with the program, its bill of materials (CycloneDX), its provenance (in-toto, SLSA) and all
 # licences, the two descriptions beside it, and SHA256SUMS of these, signed. How to check one: SECURITY.md.
-# The same commit, toolchain and key type of Ed25519 give the same bytes.
+# Where the program is the same (`make reproducible` says), so is all of it: a signature by Ed25519 has no chance in it.
 set -euo pipefail
 cd "$(dirname "$0")"
 
