@@ -151,7 +151,7 @@ fn each_refusal_ends_in_what_to_do() {
             error(403, "PERMISSION_DENIED", "CONSUMER_INVALID", "Project not found"),
             &[],
             "failure",
-            "set GOOGLE_CLOUD_PROJECT to one of: gcloud projects list",
+            "gcloud projects list  # GOOGLE_CLOUD_PROJECT has to be one of these",
         ),
         (
             error(403, "PERMISSION_DENIED", "ACCESS_TOKEN_SCOPE_INSUFFICIENT", "insufficient scopes"),
@@ -177,7 +177,7 @@ fn each_refusal_ends_in_what_to_do() {
             "failure",
             "export MODEL_FLASH_LOCATION=global",
         ),
-        (error(404, "NOT_FOUND", "", missing), &[], "failure", "export MODEL_FLASH_ID=google/gemini-2.5-flash, or"),
+        (error(404, "NOT_FOUND", "", missing), &[], "failure", "export MODEL_FLASH_ID=google/gemini-2.5-flash  # or"),
         (
             error(429, "RESOURCE_EXHAUSTED", "", "Resource exhausted."),
             &[],
@@ -318,7 +318,7 @@ fn each_message_has_a_fault_of_the_emulator() {
             &[],
             "flash",
             "failure",
-            "set GOOGLE_CLOUD_PROJECT to one of: gcloud projects list",
+            "gcloud projects list  # GOOGLE_CLOUD_PROJECT has to be one of these",
         ),
         (&[("forbidden", 1)], &[], "flash", "failure", &role),
         (&[("malformed-model", 1)], &[], "flash", "failure", "export MODEL_FLASH_ID=google/gemini-2.5-flash"),
@@ -329,7 +329,7 @@ fn each_message_has_a_fault_of_the_emulator() {
             &[],
             "flash",
             "failure",
-            "export MODEL_FLASH_ID=google/gemini-2.5-flash, or another",
+            "export MODEL_FLASH_ID=google/gemini-2.5-flash  # or another",
         ),
         (&[("token-refused", 2)], &[], "flash", "failure", attach),
         (&[("token-missing", 2)], &[], "flash", "failure", attach),
@@ -339,6 +339,10 @@ fn each_message_has_a_fault_of_the_emulator() {
         (&[("deadline", 1)], &[], "flash", "warning", PASSES),
         (&[("invalid-argument", 1)], &[], "flash", "failure", "check MODEL_FLASH_ID (google/gemini-2.5-flash)"),
         (&[("html-404", 1)], &[], "flash", "failure", "check GOOGLE_CLOUD_LOCATION (global, us, eu or a region"),
+        // A server in between may have its bad days too.
+        (&[("html-502", 1)], &[], "flash", "warning", PASSES),
+        (&[("html-503", 1)], &[], "flash", "warning", PASSES),
+        (&[("empty-error", 1)], &[], "flash", "warning", PASSES),
         (&[("json-cut", 1)], &[], "flash", "warning", "it may pass by itself; check again"),
         (&[("no-http", 1)], &[], "flash", "warning", "it may pass by itself; check again"),
         (

@@ -308,12 +308,16 @@ fn the_next_calls_are_set_and_what_was_received_is_told() {
     emulator.control("DELETE", "next", None);
     assert_eq!(emulator.request(&saying("Say hi.", false)).status, 200);
 
-    let control = |request: Request| emulator.request(&request).status;
+    let control = |request: Request| emulator.request(&request.host("127.0.0.1:8090")).status;
     assert_eq!(control(Request::new("POST", "/_emulator/next").body(r#"{"scenario":"no-such"}"#)), 404);
     assert_eq!(control(Request::new("POST", "/_emulator/next").body(r#"{"scenari":"x"}"#)), 400);
     assert_eq!(control(Request::get("/_emulator/other")), 404);
     // A page in a browser could reach it too.
-    assert_eq!(control(Request::get("/_emulator/exchanges").header("origin", "https://evil.example")), 403);
+    let exchanges = || Request::get("/_emulator/exchanges");
+    assert_eq!(control(exchanges()), 200);
+    assert_eq!(control(exchanges().header("origin", "https://evil.example")), 403);
+    assert_eq!(control(exchanges().header("sec-fetch-site", "same-origin")), 403);
+    assert_eq!(emulator.request(&exchanges().host("evil.example")).status, 403, "a name that leads here");
 }
 
 #[test]

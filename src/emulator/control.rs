@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use http::header::{CONTENT_TYPE, HeaderValue, ORIGIN};
+use http::header::{CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
 use http::{Method, Response, StatusCode, request};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use super::Emulator;
 use super::body::Steps;
 use super::line::Line;
 use super::scenarios::Scenario;
+use crate::host::Host;
 
 /// Everything that it serves is below this path.
 pub(super) const ROOT: &str = "/_emulator/";
@@ -59,8 +60,7 @@ impl<'a> From<&'a Scenario> for Listed<'a> {
 
 /// Answers a request below [`ROOT`].
 pub(super) async fn answer(emulator: &Emulator, head: &request::Parts, body: Incoming, line: &Line) -> Response<Steps> {
-    // A page in a browser is on this machine too, and is not what this is for.
-    if !line.is_local || head.headers.contains_key(ORIGIN) {
+    if !line.is_local || is_of_a_page(head) {
         return told(StatusCode::FORBIDDEN, &json!({"error": "only for programs on this machine"}));
     }
     let library = &emulator.settings.library;
@@ -108,6 +108,18 @@ pub(super) async fn answer(emulator: &Emulator, head: &request::Parts, body: Inc
         ),
         _ => told(StatusCode::NOT_FOUND, &json!({"error": "no such thing"})),
     }
+}
+
+/// A page in a browser is on this machine too, and is not what this is for. One that was led here by a name of its own
+/// tells neither origin nor site, but the name.
+fn is_of_a_page(head: &request::Parts) -> bool {
+    let host = match head.uri.authority() {
+        Some(authority) => Host::parse(authority.as_str()),
+        None => head.headers.get(HOST).and_then(|value| Host::of_field(value.as_bytes())),
+    };
+    head.headers.contains_key(ORIGIN)
+        || head.headers.get("sec-fetch-site").is_some_and(|site| site != "none")
+        || !host.is_some_and(|host| host.is_this_machine())
 }
 
 fn told(status: StatusCode, value: &serde_json::Value) -> Response<Steps> {

@@ -8,6 +8,8 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use http::{HeaderMap, StatusCode, request};
 use serde::Serialize;
 
+use super::{metadata, oauth};
+
 /// So many exchanges are remembered.
 const MOST_EXCHANGES: usize = 1000;
 /// So many bytes of bodies, in all.
@@ -15,8 +17,16 @@ const MOST_BYTES: usize = 16 * 1024 * 1024;
 /// So many bytes of one body; its length and digest are those of all of it.
 const MOST_BODY_BYTES: usize = 256 * 1024;
 /// Header fields that are shown as digests.
-const SECRETS: [&str; 6] =
-    ["authorization", "cookie", "proxy-authorization", "x-api-key", "x-goog-api-key", "x-goog-iam-authorization-token"];
+const SECRETS: [&str; 8] = [
+    "api-key",
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "x-api-key",
+    "x-auth-token",
+    "x-goog-api-key",
+    "x-goog-iam-authorization-token",
+];
 
 /// The last exchanges.
 #[derive(Debug, Default)]
@@ -100,6 +110,7 @@ impl Journal {
         Recorder {
             journal: self.clone(),
             number,
+            is_secret: is_of_tokens(head.uri.path()),
             context: Context::new(&SHA256),
             answer: Body::default(),
             first: Vec::new(),
@@ -166,6 +177,11 @@ fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
     headers.iter().map(|(name, value)| (name.to_string(), shown(name.as_str(), value.as_bytes()))).collect()
 }
 
+/// Where tokens are asked for and given.
+fn is_of_tokens(path: &str) -> bool {
+    oauth::serves(path) || metadata::gives_tokens(path)
+}
+
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -177,6 +193,8 @@ fn hexadecimal(bytes: &[u8]) -> String {
 pub(super) struct Recorder {
     journal: Arc<Journal>,
     number: u64,
+    /// Of both bodies only length and digest are told.
+    is_secret: bool,
     context: Context,
     answer: Body,
     first: Vec<u8>,
@@ -184,9 +202,9 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Notes the request's body; of one that holds secrets only the digest.
-    pub(super) fn received(&self, body: &[u8], is_secret: bool) {
-        let shown = if is_secret { &[] } else { &body[..body.len().min(MOST_BODY_BYTES)] };
+    /// Notes the request's body.
+    pub(super) fn received(&self, body: &[u8]) {
+        let shown = if self.is_secret { &[] } else { &body[..body.len().min(MOST_BODY_BYTES)] };
         let request = Body {
             bytes: body.len() as u64,
             sha256: hexadecimal(digest(&SHA256, body).as_ref()),
@@ -209,7 +227,7 @@ impl Recorder {
     pub(super) fn sent(&mut self, bytes: &[u8]) {
         self.context.update(bytes);
         self.answer.bytes += bytes.len() as u64;
-        let room = MOST_BODY_BYTES - self.first.len();
+        let room = if self.is_secret { 0 } else { MOST_BODY_BYTES - self.first.len() };
         self.first.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
@@ -239,18 +257,35 @@ mod tests {
     use super::*;
 
     fn head() -> request::Parts {
-        Request::post("/v1/x?key=canary").header("Authorization", "Bearer canary").body(()).unwrap().into_parts().0
+        Request::post("/v1/x?key=canary")
+            .header("Authorization", "Bearer canary")
+            .header("api-key", "canary")
+            .body(())
+            .unwrap()
+            .into_parts()
+            .0
     }
 
     #[test]
     fn secrets_are_digests() {
         let journal = Arc::new(Journal::default());
         let mut recorder = journal.begin(7, &head());
-        recorder.received(b"assertion=canary", true);
+        recorder.received(b"a prompt");
         recorder.sent(b"ab");
         recorder.sent(b"c");
         recorder.ended(Ended::Complete);
         drop(recorder);
+        for path in [
+            "/token",
+            "/v1/token",
+            "/v1/projects/-/serviceAccounts/a@b:generateAccessToken",
+            "/computeMetadata/v1/instance/service-accounts/default/token",
+            "/computeMetadata/v1/instance/service-accounts/default/identity",
+        ] {
+            let mut recorder = journal.begin(7, &Request::post(path).body(()).unwrap().into_parts().0);
+            recorder.received(b"assertion=canary");
+            recorder.sent(b"access_token=canary");
+        }
         let noted = serde_json::to_string(&journal.since(0)).unwrap();
         assert!(!noted.contains("canary"), "{noted}");
         assert!(noted.contains(r#""path":"/v1/x""#) && noted.contains(r#""ended":"complete""#), "{noted}");
@@ -264,7 +299,7 @@ mod tests {
         let body = vec![b'x'; 2 * MOST_BODY_BYTES];
         for _ in 0..3 * MOST_BYTES / MOST_BODY_BYTES {
             let mut recorder = journal.begin(1, &head());
-            recorder.received(&body, false);
+            recorder.received(&body);
             recorder.sent(&body);
         }
         let kept = journal.kept();

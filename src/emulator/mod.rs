@@ -243,7 +243,7 @@ impl Emulator {
         let speed = self.settings.speed;
         let answered = match read(body).await {
             Ok(body) => {
-                recorder.received(&body, oauth::serves(head.uri.path()));
+                recorder.received(&body);
                 self.route(&head, &body, &recorder).await
             }
             Err(refusal) => refusal.response().into(),

@@ -407,6 +407,9 @@ impl Scenario {
                 if different.text_times.is_some_and(|times| times > MOST_REPEATS) {
                     return wrong("answer.completion.text_times", "no more than 1000000");
                 }
+                if different.signature.characters.is_some_and(|characters| characters > MOST_REPEATS as usize) {
+                    return wrong("answer.completion.signature.characters", "no more than 1000000");
+                }
                 if different.stream.pieces == Some(0) || different.stream.together == Some(0) {
                     return wrong("answer.completion.stream", "with 'pieces' and 'together' of 1 or more");
                 }

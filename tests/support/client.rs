@@ -129,6 +129,12 @@ impl Request {
         self
     }
 
+    /// In the place of the `host` that requests have.
+    pub(crate) fn host(mut self, host: &str) -> Self {
+        self.headers[0].1 = host.to_owned();
+        self
+    }
+
     pub(crate) fn key(self, key: &str) -> Self {
         self.header("authorization", &format!("Bearer {key}"))
     }

@@ -85,7 +85,7 @@ impl Emulator {
     /// What the control endpoint says.
     #[track_caller]
     pub(crate) fn control(&self, method: &str, path: &str, body: Option<Value>) -> Value {
-        let mut request = Request::new(method, &format!("/_emulator/{path}"));
+        let mut request = Request::new(method, &format!("/_emulator/{path}")).host("localhost");
         if let Some(body) = body {
             request = request.body(body.to_string());
         }

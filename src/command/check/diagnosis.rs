@@ -51,6 +51,11 @@ pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding
     let Subject { check, alias, vertex_id, location, project, identity } = subject;
     let Some(refusal) = Refusal::parse(body) else {
         let detail = format!("{status}, and not as Vertex AI answers: another server may be in between");
+        if status == 429 || status >= 500 {
+            let remedy =
+                "it may pass by itself; if it does not, check what is in between: GOOGLE_VERTEX_BASE_URL, proxies";
+            return Finding::warning(check, detail, remedy);
+        }
         return Finding::failure(
             check,
             detail,
@@ -74,7 +79,7 @@ pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding
         (403, "USER_PROJECT_DENIED") => failure(quota_project(identity)),
         (403, _) if refusal.says("serviceusage.services.use") => failure(quota_project(identity)),
         (403, "CONSUMER_INVALID" | "RESOURCE_PROJECT_INVALID") => {
-            failure("set GOOGLE_CLOUD_PROJECT to one of: gcloud projects list".to_owned())
+            failure("gcloud projects list  # GOOGLE_CLOUD_PROJECT has to be one of these".to_owned())
         }
         (403, _) => failure(format!(
             "gcloud projects add-iam-policy-binding {project} --member={} --role=roles/aiplatform.user --condition=None",
@@ -90,7 +95,7 @@ pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding
             failure(format!("export MODEL_{spelled}_LOCATION=global"))
         }
         (404, _) if refusal.says("publisher model") => failure(format!(
-            "export MODEL_{spelled}_ID=google/gemini-2.5-flash, or another model that the project may use: https://cloud.google.com/vertex-ai/generative-ai/docs/models"
+            "export MODEL_{spelled}_ID=google/gemini-2.5-flash  # or another model that the project may use: https://cloud.google.com/vertex-ai/generative-ai/docs/models"
         )),
         (401, _) => failure(new_token(identity)),
         (429, _) => Finding::warning(
