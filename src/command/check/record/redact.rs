@@ -62,14 +62,13 @@ impl Redaction {
     /// What begins here and has to go.
     fn find(&self, bytes: &[u8], at: usize) -> Option<Found> {
         let rest = &bytes[at..];
-        for before in [&b"projects/"[..], b"project=", b"project: "] {
+        for before in [&b"projects/"[..], b"project=", br"project\u003d", b"project: "] {
             let value = run(rest, |byte| is_name(byte) || b".:".contains(&byte));
             if value > 0 && bytes[..at].ends_with(before) {
                 return Some(Found { length: value, put: b"PROJECT".to_vec() });
             }
         }
-        let begins = at == 0 || !is_name(bytes[at - 1]);
-        if begins {
+        if is_begin_of_word(&bytes[..at]) {
             for (name, put) in &self.known {
                 if rest.starts_with(name) && rest.get(name.len()).is_none_or(|next| !is_name(*next)) {
                     return Some(Found { length: name.len(), put: put.as_bytes().to_vec() });
@@ -99,6 +98,22 @@ impl Redaction {
         }
         None
     }
+}
+
+/// Whether a word may begin behind this. The last letter of an escape in JSON is none of a word, nor is its first one.
+fn is_begin_of_word(before: &[u8]) -> bool {
+    let Some(last) = before.last() else { return true };
+    let backslashes = |before: &[u8]| before.iter().rev().take_while(|byte| **byte == b'\\').count();
+    if *last == b'\\' {
+        return backslashes(before) % 2 == 0;
+    }
+    let escapes = |letters: usize, first: &[u8]| {
+        let Some(start) = before.len().checked_sub(letters) else { return false };
+        first.contains(&before[start])
+            && before[start + 1..].iter().all(u8::is_ascii_hexdigit)
+            && backslashes(&before[..start]) % 2 == 1
+    };
+    !is_name(*last) || escapes(1, b"bfnrt") || escapes(5, b"u")
 }
 
 fn is_name(byte: u8) -> bool {
@@ -134,6 +149,13 @@ mod tests {
             ("eyJhbGciOi.eyJpc3MiOi.c2ln", "TOKEN"),
             (r#""thought_signature":"Cq9abc==","x":1"#, r#""thought_signature":"AAAAAA==","x":1"#),
             (r#"{"created":1770852204,"total_tokens":1155}"#, r#"{"created":1770852204,"total_tokens":1155}"#),
+            // Google's servers escape some signs that JSON would not have to.
+            (r"x\u003dcanary-project\u0027 \ncanary-project\t", r"x\u003dPROJECT\u0027 \nPROJECT\t"),
+            (r"?project\u003dother-project\u0026x", r"?project\u003dPROJECT\u0026x"),
+            (r"\u003cya29.c.b0\u003e", r"\u003cTOKEN\u003e"),
+            (r"account\u003djane@example.com\n", r"account\u003dACCOUNT\n"),
+            (r"C:\\canary-project", r"C:\\PROJECT"),
+            (r"\\ncanary-project", r"\\ncanary-project"),
             ("my-canary-project-2", "my-canary-project-2"),
             ("data: {}\r\n\r\n", "data: {}\r\n\r\n"),
         ] {
@@ -159,8 +181,11 @@ mod tests {
         fn no_canary_survives(before in "[a-z \"{}:/]{0,20}", after in "[ \"{}:/,]{0,20}", at in proptest::collection::vec(0..200_usize, 0..6)) {
             let mut at = at;
             at.sort_unstable();
-            for canary in ["canary-project", "ya29.canary", "eyJcanary.x", "canary@example.com"] {
-                let text = format!("{before} {canary}{after}");
+            for (canary, gap) in ["canary-project", "ya29.canary", "eyJcanary.x", "canary@example.com"]
+                .into_iter()
+                .flat_map(|canary| [" ", r"\n", r"\u003d", "\""].map(|gap| (canary, gap)))
+            {
+                let text = format!("{before}{gap}{canary}{after}");
                 let (out, places) = redaction().apply(text.as_bytes(), &at);
                 prop_assert!(!String::from_utf8_lossy(&out).contains("canary"), "{:?}", String::from_utf8_lossy(&out));
                 prop_assert_eq!(places.len(), at.len());
