@@ -132,6 +132,19 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
+    /// With nothing from the environment of the tests.
+    fn of(arguments: &[&str]) -> Self {
+        Self {
+            arguments: arguments.iter().copied().map(str::to_owned).collect(),
+            environment: BTreeMap::new(),
+            metadata: None,
+            home: TempDir::new().expect("a temporary directory"),
+            stdout: Reader::Eager,
+            descriptors: None,
+            hosts: None,
+        }
+    }
+
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.insert(name.to_owned(), value.to_owned());
         self
@@ -302,21 +315,13 @@ impl Gateway {
     /// A gateway in front of `upstream`, with a metadata server of its own unless another is given.
     pub(crate) fn before(upstream: &impl Target) -> Builder {
         let metadata = Metadata::start();
-        let mut builder = Builder {
-            arguments: Vec::new(),
-            environment: BTreeMap::new(),
-            metadata: None,
-            home: TempDir::new().expect("a temporary directory"),
-            stdout: Reader::Eager,
-            descriptors: None,
-            hosts: None,
-        }
-        .env("PORT", "0")
-        .env("HOST", "127.0.0.1")
-        .env("GOOGLE_CLOUD_PROJECT", "test-project")
-        .env("API_KEYS_JSON", &keys_json())
-        .env("GOOGLE_VERTEX_BASE_URL", &upstream.base_url())
-        .env("GCE_METADATA_HOST", &metadata.address.to_string());
+        let mut builder = Builder::of(&[])
+            .env("PORT", "0")
+            .env("HOST", "127.0.0.1")
+            .env("GOOGLE_CLOUD_PROJECT", "test-project")
+            .env("API_KEYS_JSON", &keys_json())
+            .env("GOOGLE_VERTEX_BASE_URL", &upstream.base_url())
+            .env("GCE_METADATA_HOST", &metadata.address.to_string());
         builder.metadata = Some(metadata);
         match upstream.certificates() {
             Some(path) => builder.env("SSL_CERT_FILE", path.to_str().expect("the path is text")),
@@ -327,15 +332,7 @@ impl Gateway {
     /// `ai-proxy dev` with options; what it says first is no log.
     #[track_caller]
     pub(crate) fn dev(arguments: &[&str]) -> Self {
-        let builder = Builder {
-            arguments: ["dev"].iter().chain(arguments).map(|word| (*word).to_owned()).collect(),
-            environment: BTreeMap::new(),
-            metadata: None,
-            home: TempDir::new().expect("a temporary directory"),
-            stdout: Reader::Eager,
-            descriptors: None,
-            hosts: None,
-        };
+        let builder = Builder::of(&[&["dev"], arguments].concat());
         builder.env("PORT", "0").env("API_KEYS_JSON", &keys_json()).start().lenient()
     }
 
