@@ -451,3 +451,51 @@ fn what_is_recorded_can_be_replayed_and_tells_nobody() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("captures: is not empty"));
     assert_eq!(run(&["check", "--record", into], &[]).status.code(), Some(2));
 }
+
+#[test]
+fn what_an_answer_says_is_not_recorded_however_it_is_spelled_and_spread() {
+    let scenarios = tempfile::tempdir().expect("a temporary directory");
+    let chunk = |text: &str| {
+        format!(
+            "data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\",\"role\":\"assistant\"}},\"index\":0}}]}}\n\n"
+        )
+    };
+    let whole = r#"{"choices":[{"index":0,"message":{"content":"TEST-Project, jane\u0040doe.example","role":"assistant"},"test_project":1}],"model":"google/test-project"}"#;
+    let answers = [
+        (
+            "spread",
+            true,
+            json!([{"send": chunk("at te")}, {"send": chunk("st-project, jane\\u0040doe.example, ")},
+            {"send": chunk("AIzaSyD\\u0033adB33f")}, {"send": ": jane\n\ndata: [DONE]\n\n"}]),
+        ),
+        ("spelled", false, json!([{"send": whole}])),
+    ];
+    for (name, stream, frames) in answers {
+        let kind = if stream { "text/event-stream" } else { "application/json" };
+        let headers = json!({"content-type": kind, "x-test-project": "1", "x-vertex-ai-llm-for": "TEST_PROJECT"});
+        let scenario = json!({"name": name, "about": "Says whose it is.", "when": {"stream": stream},
+            "answer": {"raw": {"code": 200, "headers": headers, "frames": frames}}});
+        std::fs::write(scenarios.path().join(format!("{name}.json")), scenario.to_string()).expect("a file");
+    }
+    let emulator = Emulator::start(&["--speed", "1000", "--scenarios", scenarios.path().to_str().expect("text")]);
+    let captures = scenarios.path().join("captures");
+    let (code, report) = doctor_of(&emulator, &["--record", captures.to_str().expect("text")], &[]);
+    assert_eq!(code, Some(0), "{report:#}");
+    let mut files = 0;
+    for entry in std::fs::read_dir(&captures).expect("the folder") {
+        let path = entry.expect("a file").path();
+        let text = std::fs::read_to_string(&path).expect("text").to_lowercase();
+        for part in ["st-project", "st_project", "jane", "doe", "aiza", "adb33f", "\\\\u0033"] {
+            assert!(!text.contains(part), "{}: {part}: {text}", path.display());
+        }
+        files += 1;
+    }
+    assert_eq!(files, 2 * 21 + 1);
+    let stream = std::fs::read_to_string(captures.join("01-flash-02-stream.json")).expect("text");
+    let file: Value = serde_json::from_str(&stream).expect("JSON");
+    let frames = file["response"]["frames"].as_array().expect("frames");
+    let bytes: String = frames.iter().map(|frame| frame["text"].as_str().expect("text")).collect();
+    let expected =
+        [chunk("xx xx"), chunk("xx-xxxxxxx, xxxx\\u0040xxx.xxxxxxx, "), chunk("xxxxxxx\\u0078xxx11x")].concat();
+    assert_eq!(bytes, format!("{expected}: xxxx\n\ndata: [DONE]\n\n"));
+}

@@ -2,7 +2,8 @@
 //! seen in it for people.
 //!
 //! The questions are fixed ones of the doctor's own, about what Google's pages leave open; nothing of them is written
-//! but model and streaming. Of the answers everything is, apart from what says whose they are: `redact` takes that out.
+//! but model and streaming. Of the answers the form is: `redact` takes out what they say and whose they are, before anything
+//! else looks at them.
 
 mod observe;
 mod questions;
@@ -14,9 +15,11 @@ use super::probe::{self, Answered, Outcome};
 use super::report::Finding;
 use crate::emulator::replay::{self, End, Exchange, Piece, VERSION};
 use crate::models::Model;
+use crate::relay::is_event_stream;
 use crate::upstream::Vertex;
 use http::HeaderMap;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_ENCODING, HeaderName, HeaderValue};
+use redact::Form;
 use serde_json::Value;
 use std::fmt::Write;
 use std::fs;
@@ -31,8 +34,8 @@ const PATH: &str = "/v1/projects/PROJECT/locations/LOCATION/endpoints/openapi/ch
 const HARMLESS_FIELDS: [&str; 14] = [
     "alt-svc",
     "cache-control",
-    "content-disposition",
     "content-encoding",
+    "content-length",
     "content-type",
     "expires",
     "pragma",
@@ -89,16 +92,17 @@ impl Recording {
                 Outcome::Broken(Some(answered)) => (*answered, End::Cut),
                 outcome @ (Outcome::Broken(None) | Outcome::Failed(_)) => {
                     without += 1;
+                    // Causes may name hosts: the code has to do.
                     let why = match outcome {
-                        Outcome::Failed(failure) => failure.for_log(),
-                        _ => "no answer in time".to_owned(),
+                        Outcome::Failed(failure) => failure.error.status_and_code().1,
+                        _ => "no answer in time",
                     };
-                    let why = redaction.text(&why);
                     let _ = writeln!(self.observed, "| {name} | {} | - | {why} |", question.open);
                     continue;
                 }
             };
-            let exchange = captured(&asked, &answered, end, redaction);
+            let answered = redacted(answered, &model.vertex_id, redaction);
+            let exchange = captured(&asked, &answered, end);
             let _ = writeln!(self.observed, "| {name} | {} | {} |", question.open, observe::row(&answered, end));
             let mut text = serde_json::to_string_pretty(&exchange).expect("strings and numbers always serialise");
             text.push('\n');
@@ -132,24 +136,30 @@ fn file_name(alias: &str) -> String {
     alias.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect()
 }
 
+/// An answer without what it says and whose it is.
+fn redacted(answered: Answered, model: &str, redaction: &Redaction) -> Answered {
+    let is_plain = answered.headers.get(CONTENT_ENCODING).is_none_or(|encoding| encoding == "identity");
+    let form = match is_event_stream(&answered.headers) {
+        _ if !is_plain => Form::Opaque,
+        true => Form::Events,
+        false => Form::Text,
+    };
+    let body = redaction.body(&answered.body, form, model).into();
+    let headers = fields(&answered.headers, redaction);
+    Answered { headers, body, ..answered }
+}
+
 /// An exchange as a file has it.
-fn captured(asked: &Value, answered: &Answered, end: End, redaction: &Redaction) -> Exchange {
-    let ends: Vec<usize> = answered
-        .pieces
-        .iter()
-        .scan(0, |end, piece| {
-            *end += piece.length;
-            Some(*end)
-        })
-        .collect();
-    let (body, ends) = redaction.apply(&answered.body, &ends);
+fn captured(asked: &Value, answered: &Answered, end: End) -> Exchange {
     let mut from = 0;
-    let mut frames = Vec::with_capacity(ends.len());
-    for (piece, end) in answered.pieces.iter().zip(ends) {
+    let mut frames = Vec::with_capacity(answered.pieces.len());
+    for piece in &answered.pieces {
         let after_ms = u64::try_from(piece.after.as_millis()).unwrap_or(u64::MAX);
-        frames.push(Piece::of(after_ms, &body[from..end]));
-        from = end;
+        let to = from + piece.length;
+        frames.push(Piece::of(after_ms, &answered.body[from..to]));
+        from = to;
     }
+    let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
     Exchange {
         version: VERSION,
         request: replay::Request {
@@ -160,28 +170,28 @@ fn captured(asked: &Value, answered: &Answered, end: End, redaction: &Redaction)
         },
         response: replay::Answer {
             status: answered.status,
-            headers: fields(&answered.headers, body.len()),
+            headers: answered.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
             frames,
             end,
         },
     }
 }
 
-fn fields(headers: &HeaderMap, length: usize) -> Vec<(String, String)> {
-    let shown = |name: &str, value: &[u8]| {
-        if name == CONTENT_LENGTH {
-            // What was redacted may be shorter.
-            length.to_string()
-        } else if HARMLESS_FIELDS.contains(&name) || name.starts_with("x-vertex-ai-") {
-            value
-                .iter()
-                .map(|byte| if byte.is_ascii_graphic() || *byte == b' ' { char::from(*byte) } else { '?' })
-                .collect()
-        } else {
-            "REDACTED".to_owned()
-        }
-    };
-    headers.iter().map(|(name, value)| (name.to_string(), shown(name.as_str(), value.as_bytes()))).collect()
+/// Header fields, of most of which only the names are left; and of those that name somebody nothing.
+fn fields(headers: &HeaderMap, redaction: &Redaction) -> HeaderMap {
+    let mut told = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        let is_harmless = HARMLESS_FIELDS.contains(&name.as_str()) || name.as_str().starts_with("x-vertex-ai-");
+        let value = value.to_str().ok().filter(|text| is_harmless && !redaction.is_named_in(text));
+        let value = value.map_or_else(
+            || HeaderValue::from_static("REDACTED"),
+            |text| HeaderValue::from_str(text).expect("it was one before"),
+        );
+        let name =
+            if redaction.is_named_in(name.as_str()) { HeaderName::from_static("x-redacted") } else { name.clone() };
+        told.append(name, value);
+    }
+    told
 }
 
 #[cfg(test)]
@@ -194,10 +204,15 @@ mod tests {
         headers.insert("content-type", "text/event-stream".parse().unwrap());
         headers.insert("set-cookie", "canary".parse().unwrap());
         headers.insert("content-length", "100".parse().unwrap());
-        let told = fields(&headers, 7);
-        assert!(told.contains(&("content-type".to_owned(), "text/event-stream".to_owned())));
-        assert!(told.contains(&("set-cookie".to_owned(), "REDACTED".to_owned())));
-        assert!(told.contains(&("content-length".to_owned(), "7".to_owned())));
+        headers.insert("x-canary-project", "1".parse().unwrap());
+        headers.insert("x-vertex-ai-billed-to", "Canary_Project".parse().unwrap());
+        let told = fields(&headers, &Redaction::new("canary-project", None));
+        assert_eq!(told["content-type"], "text/event-stream");
+        assert_eq!(told["content-length"], "100");
+        for name in ["set-cookie", "x-redacted", "x-vertex-ai-billed-to"] {
+            assert!(told.contains_key(name), "{name}");
+        }
+        assert!(!format!("{told:?}").to_lowercase().contains("canary"), "{told:?}");
     }
 
     #[test]

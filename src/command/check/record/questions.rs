@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 const MAX_TOKENS: u32 = 1024;
 
 /// What is said in them, which an answer may repeat.
-pub(super) const PROMPTS: [&str; 3] =
+const PROMPTS: [&str; 3] =
     ["Say ok.", "What is the weather in Paris?", "What is the weather in Paris and the weather in Rome?"];
 
 /// A question.
