@@ -16,6 +16,7 @@ use crate::connections::Figures;
 use crate::error::ApiError;
 use crate::http1::{Answer, Exchange, Failure, Method};
 use crate::keys::Reloads;
+use crate::locations::ExtraAttempts;
 use crate::models::Models;
 use by_key::ByKey;
 use histogram::Histogram;
@@ -354,19 +355,24 @@ impl Metrics {
 
 /// How often a request was tried at a further location, for aliases that have several.
 fn append_extra_attempts(text: &mut Text, models: &Models) {
-    let all = || models.iter().filter_map(|model| Some((&*model.alias, model.route.extra_attempts()?)));
     const MADE: &str = "ai_proxy_extra_attempts_total";
+    const UNPAID: &str = "ai_proxy_extra_attempts_over_budget_total";
+    let all = models.iter().filter_map(|model| Some((&*model.alias, model.route.extra_attempts()?)));
+    let all: Vec<(&str, ExtraAttempts)> = all.collect();
+    // A family without a sample is none.
+    if all.is_empty() {
+        return;
+    }
     text.family(MADE, Kind::Counter, "Attempts at further locations.");
-    for (alias, extra) in all() {
+    for (alias, extra) in &all {
         text.sample(MADE, &[("alias", alias)], extra.made);
     }
-    const UNPAID: &str = "ai_proxy_extra_attempts_over_budget_total";
     text.family(
         UNPAID,
         Kind::Counter,
         "Attempts at further locations that were not made, since there had been too many.",
     );
-    for (alias, extra) in all() {
+    for (alias, extra) in &all {
         text.sample(UNPAID, &[("alias", alias)], extra.unpaid);
     }
 }
