@@ -14,7 +14,7 @@ dev: ## run the gateway in front of the embedded emulator
 release: ## build target/release/ai-proxy
 	cargo build --release --locked
 
-test: ## run everything below but recipes, releases and advisories, with one line of counts at the end
+test: ## run everything below but recipes and advisories, with one line of counts at the end
 	@tests/run
 
 lint: ## formatting, clippy and rustdoc, warnings denied

@@ -88,6 +88,7 @@ async fn ask(app: &App, exchange: &mut Exchange<'_>, key: &Key) -> Result<Asked,
         Ok(answer) => Ok(Asked { answer, listener, parsing }),
         Err(failure) => {
             exchange.record.upstream_status = failure.status;
+            exchange.record.attempts = failure.attempts;
             exchange.record.error = Some(failure.for_log());
             Err(failure.error.into())
         }

@@ -51,6 +51,7 @@ pub async fn pass_on(
     let overhead = parsing + answer.overhead;
     exchange.record.overhead = Some(overhead);
     exchange.record.location = answer.location;
+    exchange.record.attempts = answer.attempts;
     let mut body = Source { body: answer.body, first: None, broken: None };
     let repair = if app.repair_errors && !status.is_success() {
         repair::examine(exchange, status.as_u16(), &answer.parts.headers, &mut body).await?

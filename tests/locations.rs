@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use support::gateway::Target;
 use support::{
-    CHAT, CHAT_STREAM, CHAT_UPSTREAM, End, Exchange, Gate, Gateway, H2Upstream, Request, Response, Treatment, Upstream,
-    Watched, assert_bytes,
+    CHAT, CHAT_STREAM, CHAT_UPSTREAM, End, Exchange, Gate, Gateway, H2Upstream, KEY, Request, Response, Treatment,
+    Upstream, Watched, assert_bytes,
 };
 
 const LOCATIONS: &str = "us-central1, europe-west4,asia-east1";
@@ -40,6 +40,24 @@ fn without_capacity(status: &'static str, busy: &'static [&'static str]) -> Upst
     })
 }
 
+/// So many requests that end well have saved as many attempts as one request may make, and paid for the next.
+const CALM: usize = 16;
+
+/// An upstream where all is well for [`CALM`] requests, and nothing is from then on.
+fn calm_before(status: &'static str) -> Upstream {
+    let number = AtomicUsize::new(0);
+    Upstream::new(move |exchange| {
+        if number.fetch_add(1, Ordering::Relaxed) < CALM { exchange.json("{}") } else { refuse(exchange, status) }
+    })
+}
+
+fn enjoy_calm(gateway: &Gateway) {
+    let mut client = gateway.client();
+    for _ in 0..CALM {
+        assert_eq!(client.request(&Request::chat(CHAT)).status, 200);
+    }
+}
+
 fn assert_from(answer: &Response, location: &str) {
     assert_eq!((answer.status, answer.header(FIELD)), (200, Some(location)), "{}", answer.head);
 }
@@ -54,7 +72,8 @@ fn one_location_is_asked_once_whatever_it_answers() {
             assert_eq!((answer.status.to_string(), answer.header(FIELD)), (status[..3].to_owned(), None));
             assert_eq!(upstream.requests().len(), number);
         }
-        assert_eq!(gateway.wait_for_access(0)["location"], serde_json::Value::Null);
+        let line = gateway.wait_for_access(0);
+        assert!(line["location"].is_null() && line["attempts"].is_null(), "{line}");
     }
 }
 
@@ -68,6 +87,7 @@ fn a_later_location_answers_where_the_first_has_no_capacity() {
         assert_bytes(&answer.body, "\"europe-west4\"", "the answer");
         let line = gateway.log_of(&answer);
         assert_eq!((&line["location"], &line["status"]), (&"europe-west4".into(), &200.into()));
+        assert_eq!(line["attempts"], 2);
         for request in upstream.requests() {
             assert_bytes(&request.body, CHAT_UPSTREAM, "what either location gets");
         }
@@ -94,23 +114,27 @@ fn the_first_is_asked_again_when_it_has_cooled_down() {
 
 #[test]
 fn no_location_has_capacity_and_the_client_hears_it() {
-    let upstream = without_capacity("429 Busy", &["us-central1", "europe-west4", "asia-east1"]);
+    let upstream = calm_before("429 Busy");
     let gateway = before(&upstream);
+    enjoy_calm(&gateway);
     let answer = gateway.chat(CHAT);
     assert_eq!((answer.status, answer.header(FIELD), answer.retry_after()), (429, Some("asia-east1"), 7));
     assert_bytes(&answer.body, BUSY, "the last answer, repaired as ever");
-    assert_eq!(asked(&upstream), ["us-central1", "europe-west4", "asia-east1"]);
+    assert_eq!(asked(&upstream)[CALM..], ["us-central1", "europe-west4", "asia-east1"]);
+    assert_eq!(gateway.log_of(&answer)["attempts"], 3);
     // All cool down now: one says how things are.
-    assert_eq!(gateway.chat(CHAT).header(FIELD), Some("us-central1"));
-    assert_eq!(upstream.requests().len(), 4);
+    let next = gateway.chat(CHAT);
+    assert_eq!((next.header(FIELD), gateway.log_of(&next)["attempts"].as_u64()), (Some("us-central1"), Some(1)));
+    assert_eq!(upstream.requests().len(), CALM + 4);
 }
 
 #[test]
 fn two_extra_attempts_are_all() {
-    let upstream = Upstream::new(|exchange| refuse(exchange, "503 Down"));
+    let upstream = calm_before("503 Down");
     let gateway = Gateway::before(&upstream).env("GOOGLE_CLOUD_LOCATION", "a,b,c,d,e").start();
+    enjoy_calm(&gateway);
     assert_eq!(gateway.chat(CHAT).header(FIELD), Some("c"));
-    assert_eq!(asked(&upstream), ["a", "b", "c"]);
+    assert_eq!(asked(&upstream)[CALM..], ["a", "b", "c"]);
 }
 
 #[test]
@@ -173,7 +197,7 @@ fn what_vertex_said_is_worth_more_than_a_failed_connection() {
         // There is room for one stream on the first connection, and there are no others.
         move |connection| match connection {
             0 => Treatment::Limit(1),
-            1..4 => Treatment::Close,
+            1 => Treatment::Close,
             _ => {
                 last_dial.open();
                 Treatment::Close
@@ -213,37 +237,175 @@ fn a_client_that_leaves_ends_the_search() {
     assert_eq!(upstream.requests().len(), 1);
 }
 
-/// Every location is out of capacity and everybody asks at once, so that no cool-down is known to anybody; then again,
-/// wave after wave, as the cool-down ends.
+/// The second location has the request and takes its time.
 #[test]
-fn in_a_storm_load_stays_within_a_fifth() {
-    const CROWD: usize = 150;
-    const LATER: usize = 150;
-    let (waiting, gate) = (Watched::new(0), Gate::new());
-    let (arrived, opened) = (waiting.clone(), gate.clone());
-    let number = AtomicUsize::new(0);
-    let upstream = Upstream::new(move |exchange| {
-        if number.fetch_add(1, Ordering::Relaxed) < CROWD {
-            arrived.change(|waiting| *waiting += 1);
-            opened.wait();
+fn a_client_that_leaves_during_the_second_attempt_ends_that_too() {
+    let upstream = H2Upstream::new(|mut exchange| async move {
+        if exchange.number == 0 {
+            exchange.head(429, "application/json");
+            exchange.send(BUSY).await;
+            exchange.end();
+        } else {
+            exchange.until_cancelled().await;
         }
-        refuse(exchange, "503 Down");
     });
     let gateway = before(&upstream);
-    std::thread::scope(|scope| {
-        for _ in 0..CROWD {
-            scope.spawn(|| assert_eq!(gateway.chat(CHAT).status, 503));
-        }
-        waiting.wait("the crowd", |waiting| (*waiting == CROWD).then_some(()));
-        gate.open();
-    });
-    let of_crowd = upstream.requests().len();
-    assert!(of_crowd > CROWD, "some are tried elsewhere");
-    assert!(of_crowd * 5 <= CROWD * 6, "{of_crowd} attempts for {CROWD} requests");
     let mut client = gateway.client();
-    for _ in 0..LATER {
-        assert_eq!(client.request(&Request::chat(CHAT)).status, 503);
+    client.send(Request::chat(CHAT).bytes());
+    upstream.wait_request(1);
+    drop(client);
+    upstream.wait_cancelled(1);
+    assert_eq!(gateway.wait_for_access(0)["outcome"], "client_hung_up");
+    assert_eq!(upstream.seen().requests.len(), 2);
+}
+
+#[test]
+fn over_http2_both_locations_get_the_same_bytes() {
+    let text = "x".repeat(300_000);
+    let chat = format!(r#"{{"model":"flash","messages":[{{"role":"user","content":"{text}"}}]}}"#);
+    let upstream = H2Upstream::new(|mut exchange| async move {
+        if exchange.number == 0 {
+            exchange.head(503, "application/json");
+            exchange.send(BUSY).await;
+            exchange.end();
+        } else {
+            exchange.json("{}").await;
+        }
+    });
+    assert_from(&before(&upstream).chat(&chat), "europe-west4");
+    let requests = upstream.seen().requests;
+    assert_eq!(
+        requests.iter().map(|request| location_of(&request.path)).collect::<Vec<_>>(),
+        ["us-central1", "europe-west4"]
+    );
+    for request in &requests {
+        assert_bytes(&request.body, chat.replace("flash", "google/gemini-2.5-flash"), "what either location gets");
     }
-    let (all, asked) = (upstream.requests().len(), CROWD + LATER);
-    assert!(all * 5 <= asked * 6, "{all} attempts for {asked} requests");
+}
+
+#[test]
+fn a_request_counts_once_for_its_key_wherever_it_was_tried() {
+    let upstream = without_capacity("429 Busy", &["us-central1"]);
+    let keys = serde_json::json!([{"id": "tester", "key": KEY, "rpm": 2}]).to_string();
+    let gateway =
+        Gateway::before(&upstream).env("GOOGLE_CLOUD_LOCATION", LOCATIONS).env("API_KEYS_JSON", &keys).start();
+    let first = gateway.chat(CHAT);
+    assert_from(&first, "europe-west4");
+    assert_eq!(first.header("x-ratelimit-remaining-requests"), Some("1"));
+    assert_from(&gateway.chat(CHAT), "europe-west4");
+    gateway.chat(CHAT).assert_error(429, "rate_limit_exceeded");
+}
+
+/// After a cool-down one request finds out how the location does; nobody else waits for what it finds.
+#[test]
+fn one_request_alone_tries_a_location_that_has_cooled_down() {
+    let (gate, on_trial) = (Gate::new(), Watched::new(0));
+    let (opened, tried) = (gate.clone(), on_trial.clone());
+    let number = AtomicUsize::new(0);
+    let upstream = Upstream::new(move |exchange| {
+        if number.fetch_add(1, Ordering::Relaxed) == 0 {
+            return refuse(exchange, "429 Busy");
+        }
+        if location_of(exchange.request.path()) == "us-central1" {
+            tried.change(|tried| *tried += 1);
+            opened.wait();
+        }
+        exchange.json("{}");
+    });
+    let gateway = before(&upstream);
+    assert_from(&gateway.chat(CHAT), "europe-west4");
+    let until = Instant::now() + Duration::from_secs(20);
+    std::thread::scope(|scope| {
+        let mut chats = Vec::new();
+        while on_trial.read(|tried| *tried == 0) {
+            assert!(Instant::now() < until, "it is never tried again");
+            chats.push(scope.spawn(|| gateway.chat(CHAT)));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        for _ in 0..5 {
+            assert_from(&gateway.chat(CHAT), "europe-west4");
+        }
+        gate.open();
+        let answers = chats.into_iter().map(|chat| chat.join().expect("an answer"));
+        assert_eq!(answers.filter(|answer| answer.header(FIELD) == Some("us-central1")).count(), 1);
+    });
+    assert_from(&gateway.chat(CHAT), "us-central1");
+}
+
+/// What the first location took of the time is not given to the second once more; and what was said stays said.
+#[test]
+fn all_attempts_together_have_the_time_for_an_answer() {
+    const FIRST: Duration = Duration::from_millis(1500);
+    let held = Gate::new();
+    let end = held.clone();
+    let upstream = Upstream::new(move |exchange| {
+        if location_of(exchange.request.path()) == "us-central1" {
+            std::thread::sleep(FIRST);
+            refuse(exchange, "503 Down");
+        } else {
+            held.wait();
+        }
+    });
+    let gateway =
+        Gateway::before(&upstream).env("GOOGLE_CLOUD_LOCATION", LOCATIONS).env("UPSTREAM_TIMEOUT_SECONDS", "2").start();
+    let began = Instant::now();
+    let answer = gateway.chat(CHAT);
+    let took = began.elapsed();
+    end.open();
+    assert_eq!((answer.status, answer.header(FIELD)), (503, Some("us-central1")));
+    assert_eq!(asked(&upstream), ["us-central1", "europe-west4"]);
+    assert!(took < FIRST + Duration::from_secs(2), "{took:?}");
+    assert_eq!(gateway.log_of(&answer)["attempts"], 2);
+}
+
+/// The budget of a gateway that has just started, where everything fails: at most a fifth more, rounded up.
+fn within_budget(attempts: usize, requests: usize) -> bool {
+    attempts <= (requests * 6).div_ceil(5)
+}
+
+/// Every location is out of capacity and everybody asks at once, so that no cool-down is known to anybody; a crowd of
+/// any size, from the first request on. Then one after the other, as the cool-down ends.
+#[test]
+fn in_a_storm_load_stays_within_a_fifth() {
+    const LATER: usize = 150;
+    for (crowd, status) in [(1, "429 Busy"), (2, "503 Down"), (7, "429 Busy"), (24, "429 Busy"), (150, "503 Down")] {
+        let (waiting, gate) = (Watched::new(0), Gate::new());
+        let (arrived, opened) = (waiting.clone(), gate.clone());
+        let number = AtomicUsize::new(0);
+        let upstream = Upstream::new(move |exchange| {
+            if number.fetch_add(1, Ordering::Relaxed) < crowd {
+                arrived.change(|waiting| *waiting += 1);
+                opened.wait();
+            }
+            refuse(exchange, status);
+        });
+        let gateway = Gateway::before(&upstream)
+            .env("GOOGLE_CLOUD_LOCATION", "us-central1,europe-west4")
+            .env("METRICS_PORT", "0")
+            .start();
+        let refused: u16 = status[..3].parse().expect("a number");
+        std::thread::scope(|scope| {
+            for _ in 0..crowd {
+                scope.spawn(|| assert_eq!(gateway.chat(CHAT).status, refused));
+            }
+            waiting.wait("the crowd", |waiting| (*waiting == crowd).then_some(()));
+            gate.open();
+        });
+        let attempts = upstream.requests().len();
+        assert!(attempts > crowd, "some are tried elsewhere");
+        assert!(within_budget(attempts, crowd), "{attempts} attempts for {crowd} requests");
+        let samples = gateway.metrics();
+        let of_alias = |family: &str| samples[&format!("{family}{{alias=\"flash\"}}")] as usize;
+        assert_eq!(of_alias("ai_proxy_extra_attempts_total"), attempts - crowd);
+        assert!(of_alias("ai_proxy_extra_attempts_over_budget_total") <= crowd);
+        if crowd == 150 {
+            assert!(of_alias("ai_proxy_extra_attempts_over_budget_total") > 0);
+        }
+        let mut client = gateway.client();
+        for later in 1..=LATER {
+            assert_eq!(client.request(&Request::chat(CHAT)).status, refused);
+            let (attempts, requests) = (upstream.requests().len(), crowd + later);
+            assert!(within_budget(attempts, requests), "{attempts} attempts for {requests} requests");
+        }
+    }
 }

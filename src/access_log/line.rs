@@ -40,6 +40,8 @@ pub(super) fn append_json(out: &mut Vec<u8>, record: &Record, outcome: Outcome, 
     or_null(out, record.model.as_deref(), string);
     out.extend_from_slice(b",\"location\":");
     or_null(out, record.location.as_deref(), string);
+    out.extend_from_slice(b",\"attempts\":");
+    or_null(out, record.attempts.map(u64::from), number);
     out.extend_from_slice(b",\"stream\":");
     or_null(out, record.stream, boolean);
     out.extend_from_slice(b",\"status\":");
@@ -227,7 +229,9 @@ mod tests {
         assert_eq!(line["httpRequest"].get("status"), None);
         assert_eq!(line["httpRequest"]["latency"], "5.000042s");
         assert_eq!(line["duration_ms"], 5000.042);
-        for name in "key_id alias model location stream status upstream_status ttfb_ms overhead_ms error".split(' ') {
+        for name in
+            "key_id alias model location attempts stream status upstream_status ttfb_ms overhead_ms error".split(' ')
+        {
             assert!(line[name].is_null() && line.get(name).is_some(), "{name}");
         }
         assert_eq!(line.get("logging.googleapis.com/trace"), None);
@@ -278,6 +282,7 @@ mod tests {
             "alias": record.alias.as_deref(),
             "model": record.model.as_deref(),
             "location": record.location.as_deref(),
+            "attempts": record.attempts,
             "stream": record.stream,
             "status": record.status,
             "upstream_status": record.upstream_status,
@@ -332,6 +337,7 @@ mod tests {
                 (record.key_id, record.alias) = (next().map(Into::into), next().map(Into::into));
                 (record.model, record.location) = (next().map(Into::into), next().map(Into::into));
                 record.error = next();
+                record.attempts = record.location.as_ref().map(|name| name.len() as u32);
                 record.project = project.into();
                 record.trace = trace.map(|(id, span)| {
                     let (mut digits, mut span_digits) = ([0; 32], [0; 16]);

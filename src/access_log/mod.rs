@@ -116,6 +116,8 @@ pub struct Record {
     pub model: Option<Arc<str>>,
     /// The location that answered, where it was one of several.
     pub location: Option<Arc<str>>,
+    /// How many locations were asked, where there are several.
+    pub attempts: Option<u32>,
     /// Whether the client asked for a stream.
     pub stream: Option<bool>,
     /// The status sent to the client.
@@ -159,6 +161,7 @@ impl Record {
             alias: None,
             model: None,
             location: None,
+            attempts: None,
             stream: None,
             status: None,
             upstream_status: None,

@@ -16,6 +16,7 @@ use crate::connections::Figures;
 use crate::error::ApiError;
 use crate::http1::{Answer, Exchange, Failure, Method};
 use crate::keys::Reloads;
+use crate::locations::ExtraAttempts;
 use crate::models::Models;
 use by_key::ByKey;
 use histogram::Histogram;
@@ -229,10 +230,11 @@ impl Metrics {
 
     /// Everything in Prometheus' text format.
     #[must_use]
-    pub fn render(&self, state: State) -> Vec<u8> {
+    pub fn render(&self, models: &Models, state: State) -> Vec<u8> {
         let mut text = Text::default();
         self.append_generative(&mut text);
         self.append_chats(&mut text);
+        append_extra_attempts(&mut text, models);
         self.append_state(&mut text, state);
         process::append(&mut text);
         text.into_bytes()
@@ -351,6 +353,30 @@ impl Metrics {
     }
 }
 
+/// How often a request was tried at a further location, for aliases that have several.
+fn append_extra_attempts(text: &mut Text, models: &Models) {
+    const MADE: &str = "ai_proxy_extra_attempts_total";
+    const UNPAID: &str = "ai_proxy_extra_attempts_over_budget_total";
+    let all = models.iter().filter_map(|model| Some((&*model.alias, model.route.extra_attempts()?)));
+    let all: Vec<(&str, ExtraAttempts)> = all.collect();
+    // A family without a sample is none.
+    if all.is_empty() {
+        return;
+    }
+    text.family(MADE, Kind::Counter, "Attempts at further locations.");
+    for (alias, extra) in &all {
+        text.sample(MADE, &[("alias", alias)], extra.made);
+    }
+    text.family(
+        UNPAID,
+        Kind::Counter,
+        "Attempts at further locations that were not made, since there had been too many.",
+    );
+    for (alias, extra) in &all {
+        text.sample(UNPAID, &[("alias", alias)], extra.unpaid);
+    }
+}
+
 fn increment(counter: Option<&AtomicU64>) {
     if let Some(counter) = counter {
         counter.fetch_add(1, Ordering::Relaxed);
@@ -372,7 +398,7 @@ pub fn page(app: &App) -> Answer {
         bearer_is_ready: app.vertex.is_ready(),
         bearer_age: app.vertex.bearer_age(),
     };
-    let body = app.metrics.render(state);
+    let body = app.metrics.render(&app.models, state);
     Answer { status: 200, content_type: CONTENT_TYPE, fields: Vec::new(), vary: "", body: body.into() }
 }
 

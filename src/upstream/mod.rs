@@ -98,6 +98,8 @@ pub struct Answer {
     pub overhead: Duration,
     /// The location that answered, where it was one of several.
     pub location: Option<Arc<str>>,
+    /// How many locations were asked, where there are several.
+    pub attempts: Option<u32>,
     /// The place on an HTTP/2 connection, taken until the body has ended.
     _lease: Option<StreamLease>,
 }
@@ -109,13 +111,15 @@ pub struct ForwardError {
     pub error: ApiError,
     /// What upstream answered, if it did.
     pub status: Option<u16>,
+    /// How many locations were asked, where there are several.
+    pub attempts: Option<u32>,
     /// Why, for the log.
     cause: String,
 }
 
 impl ForwardError {
     fn new(error: ApiError, cause: impl ToString) -> Self {
-        Self { error, status: None, cause: cause.to_string() }
+        Self { error, status: None, attempts: None, cause: cause.to_string() }
     }
 
     /// Code and cause.
@@ -190,21 +194,31 @@ impl Vertex {
     /// As [`Self::forward_to`] has them.
     pub async fn forward(&self, route: &Route, request: ChatRequest) -> Result<Answer, ForwardError> {
         let Some(mut tour) = route.tour() else { return self.forward_to(route.first(), &request).await };
+        let mut patience = self.timeout;
         let mut answered = None;
         loop {
             let location = tour.location();
-            let asked = self.forward_to(location, &request).await;
-            let is_last = !(is_for_elsewhere(&asked) && tour.go_on());
+            let asked = self.ask(location, &request, &mut patience).await;
+            let is_last = if is_for_elsewhere(&asked) {
+                !tour.go_on()
+            } else {
+                if asked.is_ok() {
+                    tour.arrive();
+                }
+                true
+            };
             match asked {
                 Ok(answer) => {
                     answered = Some(Answer { location: Some(self.endpoints[location].name.clone()), ..answer });
                 }
                 // What Vertex AI has said is worth more than that another location could not be asked.
-                Err(error) if is_last && answered.is_none() => return Err(error),
+                Err(error) if is_last && answered.is_none() => {
+                    return Err(ForwardError { attempts: Some(tour.attempts()), ..error });
+                }
                 Err(_) => {}
             }
             if is_last && let Some(answer) = answered.take() {
-                return Ok(answer);
+                return Ok(Answer { attempts: Some(tour.attempts()), ..answer });
             }
         }
     }
@@ -214,13 +228,22 @@ impl Vertex {
     /// # Errors
     /// No bearer, no connection, no answer in time, or two bearers refused.
     pub async fn forward_to(&self, location: usize, request: &ChatRequest) -> Result<Answer, ForwardError> {
+        self.ask(location, request, &mut self.timeout.clone()).await
+    }
+
+    /// The same, where no more than `patience` is waited for header fields, from which that time is taken away.
+    async fn ask(
+        &self,
+        location: usize,
+        request: &ChatRequest,
+        patience: &mut Duration,
+    ) -> Result<Answer, ForwardError> {
         let endpoint = &self.endpoints[location];
         let no_bearer = |_| ForwardError::new(ApiError::CredentialsUnavailable, "no bearer in time");
         let mut bearer = self.credentials.bearer().await.map_err(no_bearer)?;
         let (mut bearer_is_second, mut was_refused, mut unsent) = (false, false, 0);
         loop {
-            let attempt = self.attempt(endpoint, request, &bearer).await;
-            match attempt {
+            match self.attempt(endpoint, request, &bearer, patience).await {
                 Ok(answer) if answer.parts.status != StatusCode::UNAUTHORIZED => return Ok(answer),
                 Ok(refused) if bearer_is_second => {
                     let mut error =
@@ -244,7 +267,13 @@ impl Vertex {
         }
     }
 
-    async fn attempt(&self, endpoint: &Endpoint, request: &ChatRequest, bearer: &Bearer) -> Result<Answer, Attempt> {
+    async fn attempt(
+        &self,
+        endpoint: &Endpoint,
+        request: &ChatRequest,
+        bearer: &Bearer,
+        patience: &mut Duration,
+    ) -> Result<Answer, Attempt> {
         let lease = endpoint.pool.lease().await.map_err(|error| {
             let told = match error {
                 LeaseError::Connect(_) => ApiError::UpstreamUnreachable,
@@ -252,34 +281,40 @@ impl Vertex {
             };
             Attempt::Failed(ForwardError::new(told, error))
         })?;
-        let answer = match lease {
-            Lease::Http1(held) => self.attempt_over_http1(endpoint, held, request, bearer).await?,
-            Lease::Http2(lease) => self.attempt_over_http2(endpoint, lease, request, bearer).await?,
+        let departure = Instant::now();
+        let answered = match lease {
+            Lease::Http1(held) => endpoint.attempt_over_http1(held, request, bearer, *patience).await,
+            Lease::Http2(lease) => endpoint.attempt_over_http2(lease, request, bearer, *patience).await,
         };
+        *patience = patience.saturating_sub(departure.elapsed());
+        let answer = answered?;
         // Switching protocols was not asked for, and nothing else of the kind can be final.
         if answer.parts.status.is_informational() {
             return Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, answer.parts.status)));
         }
         Ok(answer)
     }
+}
 
+impl Endpoint {
     async fn attempt_over_http1(
         &self,
-        endpoint: &Endpoint,
         mut held: Held,
         request: &ChatRequest,
         bearer: &Bearer,
+        patience: Duration,
     ) -> Result<Answer, Attempt> {
         let building = Instant::now();
-        let head = endpoint.head(request, bearer);
+        let head = self.head(request, bearer);
         let departure = Instant::now();
-        match timeout(self.timeout, held.send(&head, request.body.pieces())).await {
+        match timeout(patience, held.send(&head, request.body.pieces())).await {
             Ok(Ok((parts, body))) => Ok(Answer {
                 parts,
                 body: ResponseBody::Http1(held, body),
                 waited: departure.elapsed(),
                 overhead: departure - building,
                 location: None,
+                attempts: None,
                 _lease: None,
             }),
             Ok(Err(SendError::Unsent(cause))) => Err(Attempt::Unsent(cause.to_string())),
@@ -290,16 +325,16 @@ impl Vertex {
 
     async fn attempt_over_http2(
         &self,
-        endpoint: &Endpoint,
         mut lease: StreamLease,
         request: &ChatRequest,
         bearer: &Bearer,
+        patience: Duration,
     ) -> Result<Answer, Attempt> {
         let building = Instant::now();
         let (body, begun) = request.body.over(&lease);
-        let outgoing = endpoint.request(request, body, bearer);
+        let outgoing = self.request(request, body, bearer);
         let departure = Instant::now();
-        match timeout(self.timeout, lease.sender.try_send_request(outgoing)).await {
+        match timeout(patience, lease.sender.try_send_request(outgoing)).await {
             Ok(Ok(response)) => {
                 let (parts, body) = response.into_parts();
                 Ok(Answer {
@@ -308,6 +343,7 @@ impl Vertex {
                     waited: departure.elapsed(),
                     overhead: departure - building,
                     location: None,
+                    attempts: None,
                     _lease: Some(lease),
                 })
             }
