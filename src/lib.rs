@@ -6,7 +6,7 @@
 //! `budget` → `body` finds the model → `models` resolves it → `signatures` finds
 //! what Gemini 3 would miss → `body` splices → `credentials` give the bearer →
 //! `upstream` sends → `relay` (with `repair` for errors) passes the answer on, with
-//! a `tap` that only looks (for `tokens` and `signatures`) and a `keepalive` for silent streams → `access_log` says what happened, and `metrics` count it.
+//! a `tap` that only looks (for `tokens` and `signatures`) and a `keepalive` for silent streams (where the `tail` allows it) → `access_log` says what happened, and `metrics` count it.
 //!
 //! `config` is read once, before all that; `command` holds what `main` can run.
 
@@ -37,6 +37,7 @@ pub mod repair;
 pub mod routes;
 pub mod server;
 pub mod signatures;
+pub mod tail;
 pub mod tap;
 pub mod tls;
 pub mod tokens;

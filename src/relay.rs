@@ -8,10 +8,11 @@ use crate::http1::{self, Exchange, Failure, Framing, Interruption};
 use crate::keepalive::KeepAlive;
 use crate::repair::{self, Repair};
 use crate::signatures::Notes;
+pub use crate::tail::Tail;
 use crate::tap::{Form, Tap};
 use crate::tokens::Meter;
 use crate::upstream::{BodyBroke, ResponseBody};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use std::fmt::Write;
@@ -103,7 +104,7 @@ pub async fn pass_on(
     drop(answer.parts);
     let mut tail = Tail::default();
     let mut keep_alive = app.sse_keepalive.filter(|_| is_sse && readable && exchange.is_chunked()).map(KeepAlive::new);
-    let copied = copy(exchange, &mut body, &mut tail, &mut tap, &mut keep_alive).await;
+    let copied = copy(exchange, &mut body, is_sse.then_some(&mut tail), &mut tap, &mut keep_alive).await;
     if let Some(tap) = tap {
         let (meter, _) = tap.end();
         exchange.charge(&meter);
@@ -174,7 +175,7 @@ impl Source {
 async fn copy(
     exchange: &mut Exchange<'_>,
     source: &mut Source,
-    tail: &mut Tail,
+    mut tail: Option<&mut Tail>,
     tap: &mut Option<Tap<(Meter, Option<Notes>)>>,
     keep_alive: &mut Option<KeepAlive>,
 ) -> Result<(), Break> {
@@ -186,22 +187,31 @@ async fn copy(
                 exchange.send_queued().await?;
                 continue;
             }
-            Poll::Pending => match keep_alive {
-                None => exchange.unless_interrupted(poll_fn(|cx| source.poll_piece(cx))).await?,
-                Some(keep_alive) => piece_after_silence(exchange, source, tail, keep_alive).await?,
+            Poll::Pending => match (keep_alive.as_mut(), tail.as_deref_mut()) {
+                (Some(keep_alive), Some(tail)) => piece_after_silence(exchange, source, tail, keep_alive).await?,
+                _ => exchange.unless_interrupted(poll_fn(|cx| source.poll_piece(cx))).await?,
             },
         };
         match piece {
             None => return Ok(()),
             Some(Ok(data)) => {
-                tail.push(&data);
+                let mut late_mark = None;
+                if let Some(tail) = tail.as_deref_mut() {
+                    late_mark = tail.late_mark(&data);
+                    tail.push(&data);
+                }
                 if let Some(tap) = tap {
                     tap.push(&data);
                     // Before the client has the piece: its next request may be one too many.
                     let (meter, _) = tap.listener();
                     exchange.charge(meter);
                 }
-                exchange.piece(&data).await?;
+                let (mark, data) = data.split_at(late_mark.unwrap_or(0));
+                if late_mark.is_some() {
+                    exchange.piece(mark).await?;
+                    exchange.aside(b"\n").await?;
+                }
+                exchange.piece(data).await?;
                 if let Some(keep_alive) = keep_alive.as_mut().filter(|_| !data.is_empty()) {
                     keep_alive.break_silence();
                 }
@@ -218,7 +228,7 @@ async fn copy(
 async fn piece_after_silence(
     exchange: &mut Exchange<'_>,
     source: &mut Source,
-    tail: &Tail,
+    tail: &mut Tail,
     keep_alive: &mut KeepAlive,
 ) -> Result<Option<Result<Bytes, BodyBroke>>, Interruption> {
     keep_alive.begin_wait();
@@ -230,7 +240,7 @@ async fn piece_after_silence(
         if let Some(piece) = piece.await? {
             return Ok(piece);
         }
-        if let Some(comment) = tail.comment() {
+        if let Some(comment) = tail.take_comment() {
             exchange.aside(comment).await?;
             keep_alive.break_silence();
             keep_alive.begin_wait();
@@ -239,6 +249,7 @@ async fn piece_after_silence(
 }
 
 /// Appends one event with an error to a stream that broke, so that clients which take any end for a good one notice.
+/// Behind `[DONE]` nobody waits for more, and nothing is made up.
 async fn append_error(
     exchange: &mut Exchange<'_>,
     is_sse: bool,
@@ -246,7 +257,7 @@ async fn append_error(
     tail: &Tail,
     error: &ApiError,
 ) -> Result<(), Interruption> {
-    if !is_sse || !matches!(framing, Framing::Chunked | Framing::UntilClose) {
+    if !is_sse || tail.is_done() || !matches!(framing, Framing::Chunked | Framing::UntilClose) {
         return Ok(());
     }
     let mut event = tail.closing_of_event().to_vec();
@@ -303,148 +314,4 @@ pub(crate) fn media_type_is(headers: &HeaderMap, wanted: &[u8]) -> bool {
 
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
-}
-
-/// The last bytes that went to the client: enough to know whether an event is open and whether `[DONE]` was said.
-/// A copy, since a slice would keep a whole read buffer alive.
-#[derive(Debug, Default)]
-pub struct Tail {
-    bytes: BytesMut,
-}
-
-/// `data: [DONE]` fits with its line ends and a short comment behind it, in bytes.
-const TAIL_BYTES: usize = 96;
-
-impl Tail {
-    /// Notes a piece that goes out.
-    pub fn push(&mut self, piece: &[u8]) {
-        if let Some(end) = piece.last_chunk::<TAIL_BYTES>() {
-            self.bytes.clear();
-            self.bytes.extend_from_slice(end);
-        } else {
-            self.bytes.extend_from_slice(piece);
-            let excess = self.bytes.len().saturating_sub(TAIL_BYTES);
-            self.bytes.copy_within(excess.., 0);
-            self.bytes.truncate(TAIL_BYTES);
-        }
-    }
-
-    /// Whether the last data of the stream was `[DONE]`.
-    #[must_use]
-    pub fn ends_with_done(&self) -> bool {
-        let mut lines = self.bytes.rsplit(|byte| matches!(byte, b'\n' | b'\r'));
-        lines.find_map(|line| line.strip_prefix(b"data:")).is_some_and(|data| data.trim_ascii() == b"[DONE]")
-    }
-
-    /// A comment with its blank line, in the line ends of the stream; nothing unless the stream is certainly between
-    /// two events. After a CR it is not: the LF that may belong to it has not come.
-    fn comment(&self) -> Option<&'static [u8]> {
-        match &self.bytes[..] {
-            [] | [b'\n'] | [.., b'\n', b'\n'] => Some(b": keep-alive\n\n"),
-            [b'\r', b'\n'] | [.., b'\n', b'\r', b'\n'] => Some(b": keep-alive\r\n\r\n"),
-            _ => None,
-        }
-    }
-
-    /// What has to be sent before a new event: nothing on an event boundary, else the end of the line and a blank one.
-    #[must_use]
-    pub fn closing_of_event(&self) -> &'static [u8] {
-        match &self.bytes[..] {
-            [] | [.., b'\n', b'\n'] | [.., b'\n', b'\r', b'\n'] | [b'\n'] | [b'\r', b'\n'] => b"",
-            // A CR that ends a blank line ends the event; the LF that may belong to it is made up for.
-            [.., b'\r', b'\r'] | [.., b'\n', b'\r'] => b"\n",
-            // The LF makes the line end whole, the second one is the blank line.
-            [.., b'\r'] => b"\n\n",
-            [.., b'\n'] => b"\n",
-            _ => b"\n\n",
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn tail(pieces: &[&str]) -> Tail {
-        let mut tail = Tail::default();
-        pieces.iter().for_each(|piece| tail.push(piece.as_bytes()));
-        tail
-    }
-
-    #[test]
-    fn done_is_seen_however_it_is_cut() {
-        assert!(tail(&["data: {}\n\ndata: [DONE]\n\n"]).ends_with_done());
-        assert!(tail(&["data: [DO", "NE]", "\r\n", "\r\n"]).ends_with_done());
-        assert!(tail(&["data:[DONE]\n\n: bye\n\n"]).ends_with_done());
-        assert!(!tail(&["data: {\"t\":\"[DONE]\"}\n\n"]).ends_with_done());
-        assert!(!tail(&["data: [DONE]\n\n", "data: {}\n\n"]).ends_with_done());
-        assert!(!tail(&[]).ends_with_done());
-    }
-
-    #[test]
-    fn half_events_are_closed_and_whole_ones_left_alone() {
-        for (sent, closing) in [
-            ("", ""),
-            ("data: 1\n\n", ""),
-            ("data: 1\r\n\r\n", ""),
-            ("data: 1\n", "\n"),
-            ("data: 1\r\n", "\n"),
-            ("data: 1", "\n\n"),
-            ("data: 1\r", "\n\n"),
-            ("data: 1\r\n\r", "\n"),
-            ("data: 1\r\r", "\n"),
-        ] {
-            assert_eq!(tail(&[sent]).closing_of_event(), closing.as_bytes(), "{sent:?}");
-        }
-    }
-
-    /// The `data` of every event, by the WHATWG rules.
-    fn events(stream: &[u8]) -> Vec<String> {
-        let text = String::from_utf8_lossy(stream).replace("\r\n", "\n").replace('\r', "\n");
-        let (mut events, mut data) = (Vec::new(), String::new());
-        for line in text.split('\n') {
-            match line.strip_prefix("data:") {
-                Some(value) => data = format!("{data}{value}\n"),
-                None if line.is_empty() && !data.is_empty() => events.push(std::mem::take(&mut data)),
-                None => {}
-            }
-        }
-        events
-    }
-
-    #[test]
-    fn comments_stand_between_events_only() {
-        let sent = |sent: &str| tail(&[sent]).comment().map(|comment| String::from_utf8_lossy(comment).into_owned());
-        for start in ["", "data: 1\n\n", "data: 1\r\n\n", ": x\n\n", "\n"] {
-            assert_eq!(sent(start).as_deref(), Some(": keep-alive\n\n"), "{start:?}");
-        }
-        assert_eq!(sent("data: 1\r\n\r\n").as_deref(), Some(": keep-alive\r\n\r\n"));
-        for within in ["data: 1", "data: 1\n", "data: 1\r\n", "data: 1\r", "data: 1\r\r", "data: 1\r\n\r", ": x\n", "d"]
-        {
-            assert_eq!(sent(within), None, "{within:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_comment_changes_no_event(lines in proptest::collection::vec("(data: ?[a-c]?|: x|id: 1|)(\n|\r\n|\r)", 0..12)) {
-            let stream = lines.concat();
-            for at in 0..=stream.len() {
-                let (before, after) = stream.split_at(at);
-                if let Some(comment) = tail(&[before]).comment() {
-                    let with = [before.as_bytes(), comment, after.as_bytes()].concat();
-                    prop_assert_eq!(events(&with), events(stream.as_bytes()), "at {} of {:?}", at, stream);
-                }
-            }
-        }
-
-        #[test]
-        fn pieces_of_any_size_leave_the_same_tail(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..8)) {
-            let mut tail = Tail::default();
-            pieces.iter().for_each(|piece| tail.push(piece));
-            let all = pieces.concat();
-            prop_assert_eq!(&tail.bytes[..], &all[all.len().saturating_sub(TAIL_BYTES)..]);
-        }
-    }
 }

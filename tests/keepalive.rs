@@ -96,7 +96,9 @@ fn quiet_after(start: &'static str, more: &'static str) -> impl Fn(&mut Exchange
             exchange.chunk(start);
         }
         std::thread::sleep(Duration::from_millis(1500));
-        exchange.chunk(more);
+        if !more.is_empty() {
+            exchange.chunk(more);
+        }
         exchange.last_chunk();
     }
 }
@@ -108,6 +110,12 @@ fn comments_are_in_the_line_ends_of_the_stream() {
         ("", "data: [DONE]\n\n", Some(COMMENT)),
         ("data: 1\n\n", "data: [DONE]\n\n", Some(COMMENT)),
         ("data: 1\r\n\r\n", "data: [DONE]\r\n\r\n", Some(CRLF)),
+        ("data: 1\r\r", "data: [DONE]\r\r", Some(": keep-alive\r\r")),
+        // The LF of a blank line that a CR seemed to end alone.
+        ("data: 1\r\r", "\ndata: [DONE]\r\n\r\n", Some(": keep-alive\r\r")),
+        // Nothing behind the end, though upstream keeps the stream open.
+        ("data: 1\n\ndata: [DONE]\n\n", "", None),
+        ("data: [DONE]\r\r", ": bye\r\r", None),
         ("data: 1\n\n: processing\n\n", "data: [DONE]\n\n", Some(COMMENT)),
         ("data: 1\n", "\ndata: [DONE]\n\n", None),
         ("data: 1\r\n\r", "\ndata: [DONE]\r\n\r\n", None),
@@ -126,6 +134,30 @@ fn comments_are_in_the_line_ends_of_the_stream() {
             });
         }
     });
+}
+
+#[test]
+fn a_byte_order_mark_behind_a_comment_spoils_no_event() {
+    // It belongs to the stream's start, where the comment is by now.
+    let upstream = Upstream::new(quiet_after("", "\u{feff}data: 1\n\ndata: [DONE]\n\n"));
+    let gateway = Gateway::before(&upstream).env("SSE_KEEPALIVE_SECONDS", "1").start();
+    let answer = gateway.chat(CHAT_STREAM);
+    assert_bytes(&answer.body, format!("{COMMENT}\u{feff}\ndata: 1\n\ndata: [DONE]\n\n"), "the stream");
+    assert_eq!(sse::events(&answer.body), ["1", "[DONE]"]);
+}
+
+#[test]
+fn an_upstream_that_breaks_behind_the_end_is_told_of_by_nothing() {
+    let upstream = Upstream::new(|exchange| {
+        exchange.sse_head();
+        exchange.chunk("data: 1\n\ndata: [DONE]\n\n: bye\n\n");
+        exchange.close();
+    });
+    let gateway = Gateway::before(&upstream).start();
+    let answer = gateway.chat(CHAT_STREAM);
+    assert_bytes(&answer.body, "data: 1\n\ndata: [DONE]\n\n: bye\n\n", "nothing is made up");
+    assert_eq!(answer.end, End::Cut);
+    assert_eq!(gateway.log_of(&answer)["outcome"], "upstream_broke");
 }
 
 #[test]

@@ -50,7 +50,8 @@ const FILES: &[File] = embedded! {
     "empty":
         "empty" "length" "no-choices" "no-events" "no-message" "no-tokens";
     "stream-ends":
-        "cut" "cut-at-once" "cut-in-character" "cut-in-event" "error-array-event" "error-event" "json-cut"
+        "cut" "cut-at-once" "cut-in-character" "cut-in-event" "done-then-cut" "done-then-open" "error-array-event"
+        "error-event" "json-cut"
         "json-cut-chunked" "json-reset" "json-tail" "no-done" "reset" "stall" "stall-and-cut";
     "chunks":
         "created-grows" "finish-apart" "usage-every-chunk" "usage-extra-chunk" "usage-last-chunk-apart"
