@@ -7,6 +7,7 @@
 
 use crate::config::CredentialsSource;
 use crate::log::{Log, Severity};
+use bytes::Bytes;
 use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials as Library, EntityTag, mds};
 use google_cloud_auth::errors::CredentialsError;
 use http::header::{AUTHORIZATION, HeaderName};
@@ -17,6 +18,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use zeroize::Zeroizing;
 
 /// The scope that Vertex AI asks for.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
@@ -43,7 +45,7 @@ pub struct Bearer {
 impl Bearer {
     /// Takes the two fields that matter out of what the library gives.
     fn from_headers(mut headers: HeaderMap, generation: u64) -> Option<Self> {
-        let mut authorization = headers.remove(AUTHORIZATION)?;
+        let mut authorization = wiped_on_drop(&headers.remove(AUTHORIZATION)?)?;
         authorization.set_sensitive(true);
         Some(Self { authorization, quota_project: headers.remove(&QUOTA_PROJECT), generation })
     }
@@ -53,6 +55,12 @@ impl Bearer {
         let quota_project = self.quota_project.as_ref().map(|project| (&QUOTA_PROJECT, project));
         [(&AUTHORIZATION, &self.authorization)].into_iter().chain(quota_project)
     }
+}
+
+/// The same value in memory that is cleared when the last who has it lets it go. What the library holds is its own.
+fn wiped_on_drop(value: &HeaderValue) -> Option<HeaderValue> {
+    let owned = Bytes::from_owner(Zeroizing::new(value.as_bytes().to_vec()));
+    HeaderValue::from_maybe_shared(owned).ok()
 }
 
 impl fmt::Debug for Bearer {
@@ -364,6 +372,29 @@ mod tests {
         assert!(out["authorization"].is_sensitive());
         assert!(!format!("{out:?}").contains("ya29"));
         assert_eq!(out["x-goog-user-project"], "quota");
+    }
+
+    /// By looking into the process's own memory, where the bearer was.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_bearer_is_cleared_with_its_last_holder() {
+        use std::os::unix::fs::FileExt;
+        let secret = format!("Bearer ya29.{}", "canary".repeat(200));
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_str(&secret).unwrap());
+        let bearer = Bearer::from_headers(headers, 1).unwrap();
+        let held = bearer.authorization.clone();
+        let place = held.as_bytes().as_ptr() as u64;
+        let memory = std::fs::File::open("/proc/self/mem").unwrap();
+        let is_there = || {
+            let mut found = vec![0; secret.len()];
+            // Freed memory may be gone.
+            memory.read_exact_at(&mut found, place).is_ok() && memchr::memmem::find(&found, b"canary").is_some()
+        };
+        drop(bearer);
+        assert!(is_there(), "somebody holds it");
+        drop(held);
+        assert!(!is_there());
     }
 
     #[test]

@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 /// The client's header fields that go up. Nothing else of the client does, apart from the body.
 static PASSED_FIELDS: [HeaderName; 4] = [
@@ -44,6 +45,8 @@ static PASSED_FIELDS: [HeaderName; 4] = [
 
 const JSON: &str = "application/json";
 const IDENTITY: &str = "identity";
+/// The longest number that a length may be.
+const DIGITS_OF_U64: usize = 20;
 const PRODUCT: &str = concat!("ai-proxy/", env!("CARGO_PKG_VERSION"));
 
 /// The locations of Vertex AI that aliases use, with their connections.
@@ -392,20 +395,24 @@ impl Endpoint {
         })
     }
 
-    /// The head of an HTTP/1.1 request.
-    fn head(&self, chat: &ChatRequest, bearer: &Bearer) -> Vec<u8> {
-        let mut head = Vec::with_capacity(self.head.len() + 512);
+    /// The head of an HTTP/1.1 request. It has the bearer, and is cleared when it has been sent.
+    fn head(&self, chat: &ChatRequest, bearer: &Bearer) -> Zeroizing<Vec<u8>> {
+        let own = || bearer.fields().map(|(name, value)| (name.as_str(), value));
+        let passed = || chat.fields.iter().map(|(name, value)| (name.as_str(), value));
+        let fields = || own().chain(passed());
+        // All of it at once: a smaller one that is outgrown would be left as it is.
+        let length: usize = fields().map(|(name, value)| name.len() + value.len() + ": \r\n".len()).sum();
+        let last = "content-length: \r\n\r\n".len() + DIGITS_OF_U64;
+        let mut head = Zeroizing::new(Vec::with_capacity(self.head.len() + length + last));
         head.extend_from_slice(&self.head);
-        let own = bearer.fields().map(|(name, value)| (name.as_str(), value));
-        let passed = chat.fields.iter().map(|(name, value)| (name.as_str(), value));
-        for (name, value) in own.chain(passed) {
+        for (name, value) in fields() {
             head.extend_from_slice(name.as_bytes());
             head.extend_from_slice(b": ");
             head.extend_from_slice(value.as_bytes());
             head.extend_from_slice(b"\r\n");
         }
         // Writing to memory cannot fail.
-        let _ = write!(head, "content-length: {}\r\n\r\n", chat.body.len());
+        let _ = write!(*head, "content-length: {}\r\n\r\n", chat.body.len());
         head
     }
 

@@ -128,7 +128,7 @@ def test_promises_of_security_name_their_tests():
 
 @pytest.mark.parametrize("path, name", sorted(set(named_tests(read("SECURITY.md")))))
 def test_tests_that_security_names_exist(path, name):
-    pattern = rf"^ *(async )?def {name}\(" if path.endswith(".py") else rf"#\[test\]\n(#\[.*\]\n)*fn {name}\("
+    pattern = rf"^ *(async )?def {name}\(" if path.endswith(".py") else rf"#\[test\]\n( *#\[.*\]\n)* *fn {name}\("
     assert re.search(pattern, read(path), re.MULTILINE), f"{path} has no test {name}"
 
 

@@ -8,6 +8,7 @@ import re
 import secrets
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -101,6 +102,19 @@ class Contents(unittest.TestCase):
         # As the table of sections names them.
         for section in (b"\0.symtab\0", b"\0.debug_info\0"):
             self.assertFalse(section in saved.files["ai-proxy"], section)
+
+    def test_the_program_names_its_crates(self):
+        tool = ROOT / "tools/release/named_crates.py"
+        with tempfile.NamedTemporaryFile() as program:
+            program.write(saved.files["ai-proxy"])
+            program.flush()
+            said = subprocess.run([sys.executable, tool, program.name], capture_output=True, text=True)
+        self.assertEqual(said.returncode, 0, said.stderr)
+        named = {(crate["name"], crate["version"]) for crate in json.loads(said.stdout)["packages"]}
+        self.assertIn(("ai-proxy", version()), named)
+        locked = re.findall(r'^name = "(.+)"\nversion = "(.+)"$', (ROOT / "Cargo.lock").read_text(), re.MULTILINE)
+        self.assertLessEqual(named, set(locked))
+        self.assertGreater(len(named), 100)
 
     def test_no_secret_in_any_layer(self):
         canary = tree.canary.encode()
