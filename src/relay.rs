@@ -104,7 +104,11 @@ pub async fn pass_on(
     drop(answer.parts);
     let mut tail = Tail::default();
     let mut keep_alive = app.sse_keepalive.filter(|_| is_sse && readable && exchange.is_chunked()).map(KeepAlive::new);
-    let copied = copy(exchange, &mut body, is_sse.then_some(&mut tail), &mut tap, &mut keep_alive).await;
+    let copied = match framing {
+        // Over HTTP/2 something may come nevertheless; in HTTP/1.1 it would be the beginning of the next answer.
+        Framing::Empty => Ok(()),
+        _ => copy(exchange, &mut body, is_sse.then_some(&mut tail), &mut tap, &mut keep_alive).await,
+    };
     if let Some(tap) = tap {
         let (meter, _) = tap.end();
         exchange.charge(&meter);

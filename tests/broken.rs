@@ -54,13 +54,19 @@ const BREAKS: [Way; 4] = [
     }),
 ];
 
-/// Checks that `answer` is `start`, a line break or two where it broke in mid-event, and one error event with `code`;
-/// and that the connection does not end as if all were well.
+/// Checks that `answer` is `start`, a line break or two where it broke in mid-event, and one error event with `code`,
+/// but nothing behind `[DONE]`; and that the connection does not end as if all were well.
 #[track_caller]
 fn assert_cut_stream(answer: &Response, start: &[u8], code: &str, what: &str) {
     assert_eq!(answer.status, 200, "{what}");
     assert!(answer.body.starts_with(start), "{what}: {} starts otherwise than {}", show(&answer.body), show(start));
     let added = &answer.body[start.len()..];
+    assert_eq!(answer.end, End::Cut, "{what}: the chunked body must not be terminated");
+    let says_done = |line: &[u8]| line.strip_prefix(b"data:").is_some_and(|data| data.trim_ascii() == b"[DONE]");
+    if start.split(|byte| b"\r\n".contains(byte)).any(says_done) {
+        assert_eq!(show(added), "", "{what}: nobody waits for more");
+        return;
+    }
     let at = added
         .windows(6)
         .position(|window| window == b"data: ")
@@ -81,7 +87,6 @@ fn assert_cut_stream(answer: &Response, start: &[u8], code: &str, what: &str) {
     if sse::events(start).is_empty() && start.is_empty() || start.ends_with(b"\n\n") || start.ends_with(b"\r\n\r\n") {
         assert_eq!(at, 0, "{what}: nothing is needed on a boundary: {}", show(added));
     }
-    assert_eq!(answer.end, End::Cut, "{what}: the chunked body must not be terminated");
 }
 
 #[test]
@@ -258,6 +263,32 @@ fn an_answer_of_another_length_than_announced_never_puts_the_connection_out_of_s
         } else {
             answer.assert_error(502, "upstream_broke");
         }
+    }
+}
+
+#[test]
+fn a_body_where_none_can_be_is_not_taken_for_the_next_answer() {
+    const SMUGGLED: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nEVIL";
+    let upstream = H2Upstream::new(|mut exchange| async move {
+        exchange.head_with([204, 304][exchange.number % 2], &[("content-type", "application/json")]);
+        if exchange.number < 2 {
+            exchange.send(SMUGGLED).await;
+            exchange.end();
+        } else {
+            // And one that never ends.
+            while exchange.send(SMUGGLED).await {}
+        }
+    });
+    let gateway = Gateway::before(&upstream).start();
+    let gateway_is_well = show(&gateway.get("/health").body);
+    for number in 0..4 {
+        let mut client = gateway.client();
+        client.send([Request::chat(CHAT).bytes(), Request::get("/health").bytes()].concat());
+        let answer = client.response();
+        assert_eq!((answer.status, show(&answer.body)), ([204, 304][number % 2], String::new()));
+        let next = client.response();
+        assert_eq!((next.status, show(&next.body)), (200, gateway_is_well.clone()), "case {number}");
+        assert_eq!(gateway.log_of(&answer)["outcome"], "completed", "case {number}");
     }
 }
 

@@ -15,10 +15,11 @@ use std::process::{Command, Stdio};
 
 use memchr::memmem;
 use serde_json::json;
+use support::h2::frame;
 use support::secrets::{Given, SECRETS, assert_kept, assert_none_of, command_lines};
 use support::{
-    CHAT, CHAT_PATH, DISABLED_KEY, Gateway, KEY, Metadata, Request, Response, SECOND_KEY, UNKNOWN_KEY, Upstream, run,
-    run_with_input,
+    CHAT, CHAT_PATH, DISABLED_KEY, Gateway, H2Upstream, KEY, Metadata, Request, Response, SECOND_KEY, Treatment,
+    UNKNOWN_KEY, Upstream, run, run_with_input,
 };
 
 /// Only upstream may know it.
@@ -97,6 +98,30 @@ fn moody_upstream() -> Upstream {
 
 fn text_of(answer: &Response) -> Vec<u8> {
     [answer.head.as_bytes(), &answer.body].concat()
+}
+
+/// A GOAWAY has room for what upstream was sent, and the errors of HTTP/2 quote it.
+#[test]
+fn what_upstream_says_as_it_leaves_stays_with_the_gateway() {
+    const GOAWAY: u8 = 7;
+    // The stream was not processed, and the same with an error.
+    for (reason, told) in [(0, "NO_ERROR"), (11, "ENHANCE_YOUR_CALM")] {
+        let parting =
+            [&[0, 0, 0, 0, 0, 0, 0, reason][..], format!("ya29.x {PROMPT} {ANSWER} {KEY}").as_bytes()].concat();
+        let parting = frame(GOAWAY, 0, 0, &parting);
+        let upstream = H2Upstream::with_treatment(
+            move |_| Treatment::Flood(parting.clone(), frame(GOAWAY, 0, 0, &[0; 8])),
+            |exchange| exchange.json("{}"),
+        );
+        let gateway = Gateway::before(&upstream).start();
+        let answer = gateway.chat(CHAT);
+        answer.assert_error(502, "upstream_broke");
+        assert_none_of(&[PROMPT, ANSWER, KEY, "ya29."], text_of(&answer), "the answer");
+        let line = gateway.log_of(&answer);
+        assert_none_of(&[PROMPT, ANSWER, KEY, "ya29."], line.to_string(), "the log");
+        let cause = line["error"].as_str().expect("a text");
+        assert!(cause.contains(&format!("the connection was ended by upstream: {told}")), "{cause}");
+    }
 }
 
 #[test]

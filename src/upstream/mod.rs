@@ -483,16 +483,21 @@ fn was_refused(error: &hyper::Error) -> bool {
     })
 }
 
-/// An error of hyper with its causes.
+/// An error of hyper with what HTTP/2 says of it. Not in the words of h2, which quotes what upstream put into a GOAWAY:
+/// that may be anything, what it was sent included.
 fn describe(error: &hyper::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
+    let Some(cause) = h2_error(error) else { return error.to_string() };
+    let of = match (cause.is_go_away(), cause.is_reset()) {
+        (true, _) => "the connection",
+        (_, true) => "the stream",
+        _ => "HTTP/2",
+    };
+    let by = if cause.is_remote() { "upstream" } else { "the gateway" };
+    match (cause.reason(), cause.get_io()) {
+        (Some(reason), _) => format!("{error}: {of} was ended by {by}: {reason:?}"),
+        (None, Some(io)) => format!("{error}: {io}"),
+        (None, None) => error.to_string(),
     }
-    text
 }
 
 #[cfg(test)]
