@@ -36,9 +36,23 @@ pub(crate) async fn project_at_start(host: &str) -> Option<String> {
     }
 }
 
+/// Where it tells the address of the machine's service account.
+pub(crate) const SERVICE_ACCOUNT: &str = "/computeMetadata/v1/instance/service-accounts/default/email";
+
+/// The machine's name and zone, if it is one.
+pub(crate) async fn machine(host: &str) -> Option<(String, String)> {
+    let is_name =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let name = ask(host, "/computeMetadata/v1/instance/name").await?;
+    // projects/NUMBER/zones/ZONE
+    let zone = ask(host, "/computeMetadata/v1/instance/zone").await?;
+    let zone = zone.rsplit('/').next().unwrap_or_default().to_owned();
+    (is_name(&name) && is_name(&zone)).then_some((name, zone))
+}
+
 /// The address of the machine's service account, if there is one.
 pub(crate) async fn service_account(host: &str) -> Option<String> {
-    let address = ask(host, "/computeMetadata/v1/instance/service-accounts/default/email").await?;
+    let address = ask(host, SERVICE_ACCOUNT).await?;
     is_address(&address).then_some(address)
 }
 

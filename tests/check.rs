@@ -2,6 +2,7 @@
 mod support;
 
 use std::process::Output;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use support::{Emulator, Exchange, Hold, Metadata, TokenAnswer, Upstream, metadata::ACCOUNT, run};
@@ -145,19 +146,19 @@ fn each_refusal_ends_in_what_to_do() {
             error(403, "PERMISSION_DENIED", "USER_PROJECT_DENIED", "Caller does not have serviceusage.services.use"),
             &[],
             "failure",
-            "unset GOOGLE_CLOUD_QUOTA_PROJECT, or: gcloud projects add-iam-policy-binding QUOTA_PROJECT",
+            "gcloud projects add-iam-policy-binding test-project --member=serviceAccount:",
         ),
         (
             error(403, "PERMISSION_DENIED", "CONSUMER_INVALID", "Project not found"),
             &[],
             "failure",
-            "gcloud projects list  # GOOGLE_CLOUD_PROJECT has to be one of these",
+            "gcloud projects list --format='value(projectId)'  # GOOGLE_CLOUD_PROJECT has to be one of these",
         ),
         (
             error(403, "PERMISSION_DENIED", "ACCESS_TOKEN_SCOPE_INSUFFICIENT", "insufficient scopes"),
             &[],
             "failure",
-            "give the machine the scope cloud-platform",
+            "gcloud auth application-default login --scopes=https://www.googleapis.com/auth/cloud-platform",
         ),
         (
             error(400, "INVALID_ARGUMENT", "", "Malformed publisher model (`model`: 'x')"),
@@ -169,7 +170,7 @@ fn each_refusal_ends_in_what_to_do() {
             error(400, "FAILED_PRECONDITION", "", "Organization Policy constraint violated"),
             &[],
             "failure",
-            "a policy of the organisation may forbid the model: gcloud org-policies describe",
+            "gcloud org-policies describe vertexai.allowedModels --effective --project=test-project",
         ),
         (
             error(404, "NOT_FOUND", "", missing),
@@ -184,7 +185,12 @@ fn each_refusal_ends_in_what_to_do() {
             "warning",
             "it may pass by itself; if it does not: https://console.cloud.google.com/iam-admin/quotas?project=test-project",
         ),
-        ((404, "<!DOCTYPE html>".to_owned()), &[], "failure", "check GOOGLE_CLOUD_LOCATION"),
+        (
+            (404, "<!DOCTYPE html>".to_owned()),
+            &[],
+            "failure",
+            "unset GOOGLE_VERTEX_BASE_URL; export GOOGLE_CLOUD_LOCATION=",
+        ),
     ];
     for ((status, body), more, verdict, advice) in cases {
         let (told, metadata) = (body.clone(), Metadata::start());
@@ -205,7 +211,7 @@ fn what_fails_before_upstream_is_told_apart() {
     metadata.answer(TokenAnswer::Error(404, "no service account"));
     let (code, report, _) = examine(&format!("http://{}", upstream.address), &metadata, &[]);
     assert_eq!(code, Some(1));
-    assert!(remedy(&report, "token").starts_with("on Google Cloud attach a service account"), "{report:#}");
+    assert!(remedy(&report, "token").starts_with("gcloud auth application-default login"), "{report:#}");
     assert_eq!(upstream.connections(), 0, "nobody is asked without a token");
 
     // Nobody there.
@@ -225,7 +231,7 @@ fn what_fails_before_upstream_is_told_apart() {
     let buffering = Upstream::new(|exchange| exchange.json("{}"));
     let (code, report, _) = examine(&format!("http://{}", buffering.address), &metadata, &[]);
     assert_eq!((code, &finding(&report, "flash")["verdict"]), (Some(1), &json!("ok")));
-    assert!(remedy(&report, "flash streaming").starts_with("something in between may buffer or cut it"));
+    assert!(remedy(&report, "flash streaming").starts_with("unset GOOGLE_VERTEX_BASE_URL  # something in between"));
 
     // An answer that breaks off.
     let breaking = Upstream::new(|exchange| {
@@ -238,14 +244,81 @@ fn what_fails_before_upstream_is_told_apart() {
 
 #[test]
 fn clocks_are_compared() {
-    for (date, verdict) in [("Sun, 06 Nov 1994 08:49:37 GMT", "failure"), ("Fri, 06 Nov 2093 08:49:37 GMT", "failure")]
-    {
-        let upstream = Upstream::new(move |exchange| exchange.answer("200 OK", &format!("date: {date}\r\n"), "{}"));
+    let now = SystemTime::now();
+    let date = |time: SystemTime| httpdate::fmt_http_date(time);
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    for (date, verdict, way) in [
+        ("Sun, 06 Nov 1994 08:49:37 GMT".to_owned(), "failure", "ahead of"),
+        ("Fri, 06 Nov 2093 08:49:37 GMT".to_owned(), "failure", "behind"),
+        (date(now - minutes(2)), "warning", "ahead of"),
+        (date(now + minutes(2)), "warning", "behind"),
+        (date(now - minutes(6)), "failure", "ahead of"),
+        (date(now), "ok", ""),
+    ] {
+        let told = date.clone();
+        let upstream = Upstream::new(move |exchange| {
+            let (kind, body) = if exchange.request.body.ends_with(b"true}") {
+                ("text/event-stream", "data: [DONE]\n\n")
+            } else {
+                ("application/json", "{}")
+            };
+            exchange.answer("200 OK", &format!("content-type: {kind}\r\ndate: {told}\r\n"), body);
+        });
         let metadata = Metadata::start();
-        let (_, report, _) = examine(&format!("http://{}", upstream.address), &metadata, &[]);
-        assert_eq!(finding(&report, "clock")["verdict"], verdict);
-        assert_eq!(remedy(&report, "clock"), "sudo timedatectl set-ntp true");
+        let (code, report, _) = examine(&format!("http://{}", upstream.address), &metadata, &[]);
+        let clock = finding(&report, "clock");
+        assert_eq!(clock["verdict"], verdict, "{date}: {report:#}");
+        assert_eq!(code, Some(i32::from(verdict == "failure")), "{date}: {report:#}");
+        if verdict != "ok" {
+            assert!(clock["detail"].as_str().is_some_and(|detail| detail.contains(way)), "{date}: {clock}");
+            assert_eq!(remedy(&report, "clock"), "sudo timedatectl set-ntp true");
+        }
     }
+}
+
+#[test]
+fn every_location_of_every_alias_is_asked() {
+    let upstream = Upstream::new(|exchange| {
+        if exchange.request.path().contains("/locations/us-east1/") {
+            let body = r#"[{"error":{"code":404,"status":"NOT_FOUND","message":"Publisher Model `x` was not found"}}]"#;
+            exchange.answer("404 Not Found", "content-type: application/json\r\n", body);
+        } else {
+            answer(exchange);
+        }
+    });
+    let metadata = Metadata::start();
+    let more = [("GOOGLE_CLOUD_LOCATION", "us-central1,us-east1,global"), ("MODEL_PRO_PREVIEW_LOCATION", "global,eu")];
+    let (code, report, _) = examine(&format!("http://{}", upstream.address), &metadata, &more);
+    assert_eq!(code, Some(1), "{report:#}");
+    let findings = report["findings"].as_array().expect("findings");
+    let told: Vec<(&str, &str)> = findings
+        .iter()
+        .skip_while(|finding| finding["check"] != "token")
+        .map(|finding| (finding["check"].as_str().expect("text"), finding["verdict"].as_str().expect("text")))
+        .collect();
+    let expected = [
+        ("token", "ok"),
+        ("flash", "ok"),
+        ("flash streaming", "ok"),
+        ("flash at us-east1", "failure"),
+        ("flash at global", "ok"),
+        ("flash at global streaming", "ok"),
+        ("pro-preview", "ok"),
+        ("pro-preview streaming", "ok"),
+        ("pro-preview at eu", "ok"),
+        ("pro-preview at eu streaming", "ok"),
+    ];
+    assert_eq!(told, expected, "{report:#}");
+    // Without the place that does not have it, in the order that was wanted.
+    assert_eq!(remedy(&report, "flash at us-east1"), "export MODEL_FLASH_LOCATION=us-central1,global");
+    let mut asked: Vec<String> = Vec::new();
+    for request in upstream.requests() {
+        let place =
+            request.path().split("/locations/").nth(1).and_then(|rest| rest.split('/').next()).expect("a place");
+        asked.push(place.to_owned());
+    }
+    asked.dedup();
+    assert_eq!(asked, ["us-central1", "us-east1", "global", "eu"]);
 }
 
 #[test]
@@ -300,7 +373,15 @@ fn each_message_has_a_fault_of_the_emulator() {
     let role = format!(
         "gcloud projects add-iam-policy-binding test-project --member=serviceAccount:{EMULATED_ACCOUNT} --role=roles/aiplatform.user"
     );
-    let attach = "on Google Cloud attach a service account; elsewhere: gcloud auth application-default login";
+    let attach = "gcloud auth application-default login  # on Google Cloud: attach a service account to the machine";
+    let quota = format!(
+        "gcloud projects add-iam-policy-binding test-project --member=serviceAccount:{EMULATED_ACCOUNT} --role=roles/serviceusage.serviceUsageConsumer --condition=None  # or: unset GOOGLE_CLOUD_QUOTA_PROJECT"
+    );
+    let other_quota = quota.replacen("test-project", "another-project", 1);
+    let machine = "emulated-machine --zone=us-central1-a --project=test-project";
+    let scope = format!(
+        "gcloud compute instances stop {machine} && gcloud compute instances set-service-account {machine} --service-account={EMULATED_ACCOUNT} --scopes=cloud-platform && gcloud compute instances start {machine}"
+    );
     let region = [("GOOGLE_CLOUD_LOCATION", "us-central1")];
     let faults: &[Fault<'_>] = &[
         (
@@ -311,18 +392,31 @@ fn each_message_has_a_fault_of_the_emulator() {
             "gcloud services enable aiplatform.googleapis.com --project=test-project",
         ),
         (&[("billing-disabled", 1)], &[], "flash", "failure", "gcloud billing projects link test-project"),
-        (&[("scope-insufficient", 1)], &[], "flash", "failure", "give the machine the scope cloud-platform"),
-        (&[("quota-project", 1)], &[], "flash", "failure", "unset GOOGLE_CLOUD_QUOTA_PROJECT, or: gcloud projects"),
+        (&[("scope-insufficient", 1)], &[], "flash", "failure", &scope),
+        (&[("quota-project", 1)], &[], "flash", "failure", &quota),
+        (
+            &[("quota-project", 1)],
+            &[("GOOGLE_CLOUD_QUOTA_PROJECT", "another-project")],
+            "flash",
+            "failure",
+            &other_quota,
+        ),
         (
             &[("project-unknown", 1)],
             &[],
             "flash",
             "failure",
-            "gcloud projects list  # GOOGLE_CLOUD_PROJECT has to be one of these",
+            "gcloud projects list --format='value(projectId)'  # GOOGLE_CLOUD_PROJECT has to be one of these",
         ),
         (&[("forbidden", 1)], &[], "flash", "failure", &role),
         (&[("malformed-model", 1)], &[], "flash", "failure", "export MODEL_FLASH_ID=google/gemini-2.5-flash"),
-        (&[("failed-precondition", 1)], &[], "flash", "failure", "a policy of the organisation may forbid the model"),
+        (
+            &[("failed-precondition", 1)],
+            &[],
+            "flash",
+            "failure",
+            "gcloud org-policies describe vertexai.allowedModels --effective --project=test-project",
+        ),
         (&[("wrong-location", 1)], &region, "flash", "failure", "export MODEL_FLASH_LOCATION=global"),
         (
             &[("wrong-location", 1)],
@@ -337,8 +431,27 @@ fn each_message_has_a_fault_of_the_emulator() {
         (&[("overloaded", 1)], &[], "flash", "warning", PASSES),
         (&[("internal", 1)], &[], "flash", "warning", PASSES),
         (&[("deadline", 1)], &[], "flash", "warning", PASSES),
-        (&[("invalid-argument", 1)], &[], "flash", "failure", "check MODEL_FLASH_ID (google/gemini-2.5-flash)"),
-        (&[("html-404", 1)], &[], "flash", "failure", "check GOOGLE_CLOUD_LOCATION (global, us, eu or a region"),
+        (
+            &[("invalid-argument", 1)],
+            &[],
+            "flash",
+            "failure",
+            "gcloud logging read 'protoPayload.serviceName=\"aiplatform.googleapis.com\" severity>=ERROR' --project=test-project",
+        ),
+        (
+            &[("invalid-argument", 1)],
+            &[("MODEL_FLASH_ID", "google/gemini-2.5-pro")],
+            "flash",
+            "failure",
+            "export MODEL_FLASH_ID=google/gemini-2.5-flash  # does it answer?",
+        ),
+        (
+            &[("html-404", 1)],
+            &[],
+            "flash",
+            "failure",
+            "unset GOOGLE_VERTEX_BASE_URL; export GOOGLE_CLOUD_LOCATION=global",
+        ),
         // A server in between may have its bad days too.
         (&[("html-502", 1)], &[], "flash", "warning", PASSES),
         (&[("html-503", 1)], &[], "flash", "warning", PASSES),
@@ -353,8 +466,21 @@ fn each_message_has_a_fault_of_the_emulator() {
             "it may pass by itself; check again",
         ),
         (&[WELL, ("rate-limited", 1)], &[], "flash streaming", "warning", PASSES),
-        (&[WELL, ("no-done", 1)], &[], "flash streaming", "failure", "something in between may buffer or cut it"),
-        (&[WELL, ("json-tail", 1)], &[], "flash streaming", "failure", "something in between may buffer or cut it"),
+        (
+            &[WELL, ("no-done", 1)],
+            &[],
+            "flash streaming",
+            "failure",
+            "unset GOOGLE_VERTEX_BASE_URL  # something in between",
+        ),
+        (
+            &[WELL, ("json-tail", 1)],
+            &[],
+            "flash streaming",
+            "failure",
+            "unset GOOGLE_VERTEX_BASE_URL  # something in between",
+        ),
+        (&[WELL, ("cut", 1)], &[], "flash streaming", "warning", "it may pass by itself; check again"),
         (&[WELL, ("cut-at-once", 1)], &[], "flash streaming", "warning", "it may pass by itself; check again"),
         (&[("clock-wrong", 4)], &[], "clock", "failure", "sudo timedatectl set-ntp true"),
         (&[("metadata-404", 1)], &[], "token", "failure", attach),
@@ -393,7 +519,11 @@ fn each_message_has_a_fault_of_the_emulator() {
     );
     let projects = report["findings"].as_array().expect("findings").iter().rfind(|one| one["check"] == "project");
     let told = projects.and_then(|one| one["remedy"].as_str());
-    assert_eq!((code, told), (Some(1), Some("export GOOGLE_CLOUD_PROJECT=…; gcloud projects list")), "{report:#}");
+    assert_eq!(
+        (code, told),
+        (Some(1), Some("export GOOGLE_CLOUD_PROJECT=\"$(gcloud config get-value project)\"")),
+        "{report:#}"
+    );
 }
 
 #[test]

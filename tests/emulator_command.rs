@@ -1,6 +1,7 @@
 //! `ai-proxy emulator` as those use it who test other software: its options, its control endpoint, captured exchanges.
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,7 +10,9 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
-use support::{CHAT, Client, Emulator, End, Gateway, Request, Response, UPSTREAM_PATH, assert_bytes, run, show, until};
+use support::{
+    CHAT, CHAT_STREAM, Client, Emulator, End, Gateway, Request, Response, UPSTREAM_PATH, assert_bytes, run, show, until,
+};
 use tempfile::TempDir;
 
 /// What an emulator of this endpoint has to do on demand, with the scenarios that do it.
@@ -113,7 +116,7 @@ const QUIRKS: &[(&str, &[&str])] = &[
         ],
     ),
     ("big bodies", &["request-too-large", "front-end-too-large", "big-answer"]),
-    ("a slow first byte, and connections", &["late-headers", "late-json", "silent-start", "go-away"]),
+    ("a slow first byte, and connections", &["late-headers", "late-json", "silent-start", "go-away", "stream-cap"]),
     ("pictures in an answer", &["image", "image-stream"]),
 ];
 
@@ -599,4 +602,72 @@ fn dev_takes_the_same_options() {
     let began = Instant::now();
     assert_eq!(gateway.chat(body("slow")).status, 200);
     assert!(began.elapsed() < Duration::from_secs(2), "three seconds, a thousand times as fast");
+}
+
+#[test]
+fn dev_answers_from_captured_exchanges_too() {
+    let exchange = json!({"version": 1,
+        "request": {"method": "POST", "path": "/v1/projects/p/locations/l/endpoints/openapi/chat/completions",
+            "model": "google/gemini-2.5-flash", "stream": false},
+        "response": {"status": 200, "headers": [["content-type", "application/json"], ["content-length", "11"]],
+            "frames": [{"after_ms": 5, "text": "{\"a\": "}, {"after_ms": 5, "text": "\"b\" }"}]}});
+    let captures = folder(&[("a.json", exchange)]);
+    let gateway = Gateway::dev(&["--replay", text(captures.path())]);
+    let answer = gateway.chat(CHAT);
+    assert_eq!(answer.status, 200);
+    assert_bytes(&answer.body, "{\"a\": \"b\" }", "the captured answer");
+    // Another model was not captured; the answer says so in plain words.
+    let answer = gateway.chat(CHAT.replace("flash", "pro-preview"));
+    assert_eq!(answer.status, 404);
+    let said = String::from_utf8_lossy(&answer.body);
+    assert!(said.contains(", model 'google/gemini-3.1-pro-preview', no stream") && !said.contains("Some("), "{said}");
+}
+
+#[test]
+fn an_address_that_is_everywhere_is_told_as_one_that_can_be_reached() {
+    // The helper reads the address from the banner, and the control endpoint is asked there.
+    let emulator = Emulator::start_with(&[], &[("HOST", "0.0.0.0")]);
+    assert!(emulator.address.ip().is_loopback(), "{}", emulator.address);
+    assert_eq!(emulator.control("GET", "state", None)["running"], 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_among_the_files_stops_nothing() {
+    let folder = folder(&[]);
+    let made = std::process::Command::new("mkfifo").arg(folder.path().join("x.json")).status().expect("mkfifo runs");
+    assert!(made.success());
+    for option in ["--scenarios", "--replay"] {
+        let refused = run(&["emulator", option, text(folder.path())], &[("PORT", "0")]);
+        let said = String::from_utf8(refused.stderr).expect("a text");
+        assert_eq!(refused.status.code(), Some(2), "{said}");
+        assert!(said.contains("x.json: the file: must be a regular file"), "{said}");
+    }
+}
+
+#[test]
+fn a_connection_takes_a_hundred_streams() {
+    let emulator = Emulator::start_tls(&[]);
+    let gateway = emulator.gateway().start();
+    // One that is there already is what all of them would like to have.
+    assert_eq!(gateway.chat(CHAT).status, 200);
+    let before = emulator.next_number();
+    let mut clients: Vec<_> = (0..101).map(|_| gateway.client()).collect();
+    for client in &mut clients {
+        client.send(Request::chat(CHAT_STREAM.replace("hello", "[emulator:stream-cap]")).bytes());
+    }
+    for client in &mut clients {
+        client.head();
+        client.piece().expect("a piece");
+    }
+    let told = emulator.control("GET", &format!("exchanges?since={before}"), None);
+    let mut streams: BTreeMap<u64, usize> = BTreeMap::new();
+    for exchange in told["exchanges"].as_array().expect("a list") {
+        if exchange["scenario"] == "stream-cap" {
+            assert_eq!(exchange["protocol"], "HTTP/2.0");
+            *streams.entry(exchange["connection"].as_u64().expect("a number")).or_default() += 1;
+        }
+    }
+    assert_eq!(streams.values().sum::<usize>(), 101);
+    assert!(streams.len() > 1 && streams.values().all(|count| *count <= 100), "{streams:?}");
 }

@@ -6,7 +6,7 @@ use crate::config::{Environment, Listening};
 use crate::emulator::replay::Replay;
 use crate::emulator::{self, Certificate, Library, Settings};
 use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -116,6 +116,12 @@ fn list(library: &Library) -> String {
 }
 
 fn banner(address: SocketAddr, project: &str, options: &Options, settings: &Settings) -> String {
+    // Where it is reached, which is not where it listens if that is everywhere.
+    let address = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
+        _ => address,
+    };
     let scheme = if options.tls.is_some() { "https" } else { "http" };
     let host = if options.tls.is_some() { format!("localhost:{}", address.port()) } else { address.to_string() };
     let base = format!("{scheme}://{host}");

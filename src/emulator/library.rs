@@ -83,7 +83,8 @@ const FILES: &[File] = embedded! {
         "late-headers" "late-json" "pauses" "silent-in-event" "silent-middle" "silent-start" "slow" "trickle";
     "connection":
         "bad-chunk" "close-delimited" "closed" "closes-after" "early-hints" "go-away" "half-head" "never"
-        "no-http" "no-last-chunk" "redirect" "refused-stream" "reset-at-once" "trailers" "two-lengths";
+        "no-http" "no-last-chunk" "redirect" "refused-stream" "reset-at-once" "stream-cap" "trailers"
+        "two-lengths";
     "media":
         "image" "image-stream";
     "talk":
@@ -240,10 +241,10 @@ fn take(queue: &mut VecDeque<(Arc<Scenario>, u64)>) -> Option<Arc<Scenario>> {
 }
 
 fn parse(file: &str, bytes: &[u8]) -> Result<Scenario, Unusable> {
-    let scenario: Scenario = data::read(file, bytes)?;
+    let scenario: Scenario = data::read(file, bytes, scenarios::judge_choices)?;
     match scenario.problem() {
         None => Ok(scenario),
-        Some((field, problem)) => Err(Unusable { file: file.to_owned(), field: field.to_owned(), problem }),
+        Some((field, problem)) => Err(Unusable { file: file.to_owned(), field, problem }),
     }
 }
 
@@ -283,7 +284,7 @@ mod tests {
         let with = |when: &str, answer: &str| format!(r#"{{"name":"x","about":"x","when":{when},"answer":{answer}}}"#);
         for (text, said) in [
             ("{".to_owned(), "x.json: line 1, column 1: EOF"),
-            ("{}".to_owned(), "x.json: line 1, column 2: missing field `name`"),
+            ("{}".to_owned(), "x.json: name: is missing"),
             (
                 with("{}", r#"{"completion":{"stream":{"cut_after":"x"}}}"#),
                 "x.json: answer.completion.stream.cut_after: ",
@@ -292,18 +293,88 @@ mod tests {
                 with("{}", r#"{"raw":{"code":200,"frames":[{"send":"a"},{"sned":"b"}]}}"#),
                 "x.json: answer.raw.frames[1]",
             ),
-            (with(r#"{"maker":"x"}"#, "{}"), "x.json: when.maker: unknown field"),
-            (with(r#"{"probability":2}"#, r#"{"completion":{}}"#), "x.json: when.probability: must be from 0 to 1"),
+            ("[]".to_owned(), "x.json: the file: must be an object, and is an array"),
+            (r#"{"name":"x","about":"x"}"#.to_owned(), "x.json: when: is missing"),
+            (
+                r#"{"name":"x","about":"x\u001b[1m","when":{}}"#.to_owned(),
+                "x.json: about: must be one line without control",
+            ),
+            (r#"{"name":"x","name":"y","about":"x","when":{}}"#.to_owned(), "x.json: name: stands twice"),
+            (with(r#"{"maker":"x"}"#, r#"{"completion":{}}"#), "x.json: when.maker: unknown field"),
+            (
+                with("{}", "{}"),
+                "x.json: answer: must have exactly one of 'error', 'raw', 'wire', 'completion', 'token', and has none",
+            ),
+            (
+                with("{}", r#"{"completion":{},"token":{}}"#),
+                "x.json: answer: must have exactly one of 'error', 'raw', 'wire', 'completion', 'token', and has 'completion', 'token'",
+            ),
+            (
+                with("{}", "5"),
+                "x.json: answer: must have exactly one of 'error', 'raw', 'wire', 'completion', 'token', and is a number",
+            ),
+            (with("{}", r#"{"raw":{"frames":[]}}"#), "x.json: answer.raw.code: is missing"),
+            (with("{}", r#"{"raw":{"code":200}}"#), "x.json: answer.raw.frames: is missing"),
+            (
+                with("{}", r#"{"raw":{"code":200,"frames":["stop"]}}"#),
+                "x.json: answer.raw.frames[0]: must have exactly one of 'send',",
+            ),
+            (
+                with("{}", r#"{"wire":{"frames":["cut",{"trickle":{"send":"a","bytes":1,"wiat_ms":1}}]}}"#),
+                "x.json: answer.wire.frames[1].trickle.wiat_ms: unknown field",
+            ),
+            (
+                with("{}", r#"{"error":{"code":200,"message":"","status":""}}"#),
+                "x.json: answer.error.code: must be a status from 400 to 599, and is 200",
+            ),
+            (with("{}", r#"{"error":{"code":204,"message":"","status":""}}"#), "x.json: answer.error.code: must"),
+            (
+                with("{}", r#"{"error":{"code":400,"message":"","status":"","headers":{"Content-Length":"3"}}}"#),
+                "x.json: answer.error.headers.Content-Length: is made by the emulator",
+            ),
+            (with("{}", r#"{"raw":{"code":204,"frames":[{"send":"a"}]}}"#), "x.json: answer.raw.frames: must be empty"),
+            (
+                with(
+                    "{}",
+                    r#"{"raw":{"code":200,"headers":{"content-length":"5"},"frames":[{"send":"a"},{"repeat":{"send":"b","times":2}}]}}"#,
+                ),
+                "x.json: answer.raw.headers.content-length: must be 3, as long as the frames are, and is 5; 'wire'",
+            ),
+            (
+                with("{}", r#"{"raw":{"code":200,"headers":{"content-length":"2"},"frames":[{"send":"abc"},"cut"]}}"#),
+                "x.json: answer.raw.headers.content-length: must be 3 or more, since the frames end early, and is 2",
+            ),
+            (
+                with("{}", r#"{"raw":{"code":200,"headers":{"content-length":"7"},"frames":[{"send":"{model}"}]}}"#),
+                "x.json: answer.raw.headers.content-length: cannot be known",
+            ),
+            (
+                with("{}", r#"{"raw":{"code":200,"headers":{"transfer-encoding":"chunked"},"frames":[]}}"#),
+                "x.json: answer.raw.headers.transfer-encoding: is made by the emulator",
+            ),
+            (
+                with(r#"{"probability":0.5}"#, r#"{"completion":{}}"#),
+                "x.json: when.seed: is missing, beside 'probability'",
+            ),
+            (with(r#"{"seed":5}"#, r#"{"completion":{}}"#), "x.json: when.seed: must stand beside 'probability'"),
+            (
+                with(r#"{"probability":0.5,"seed":1,"calls":{"from":1,"to":1}}"#, r#"{"completion":{}}"#),
+                "x.json: when.probability: must not stand beside 'calls'",
+            ),
+            (
+                with(r#"{"probability":2,"seed":1}"#, r#"{"completion":{}}"#),
+                "x.json: when.probability: must be from 0 to 1",
+            ),
             (with(r#"{"marker":"y"}"#, r#"{"completion":{}}"#), "x.json: when.marker: must be the same as the name"),
             (with(r#"{"calls":{"from":3,"to":2}}"#, r#"{"completion":{}}"#), "x.json: when.calls: must be"),
             (with("{}", r#"{"raw":{"code":99,"frames":[]}}"#), "x.json: answer.raw.code: must be a status"),
             (
                 with("{}", r#"{"raw":{"code":200,"headers":{"a b":"c"},"frames":[]}}"#),
-                "x.json: answer.raw.headers: must",
+                "x.json: answer.raw.headers.a b: must",
             ),
             (
                 with("{}", r#"{"raw":{"code":200,"frames":[{"send_base64":"?"}]}}"#),
-                "x.json: answer.raw.frames: must be",
+                "x.json: answer.raw.frames[0]: must be",
             ),
             (with("{}", r#"{"completion":{"steps":[[{"function":"f"}]],"text":"x"}}"#), "x.json: when.callable: must"),
         ] {

@@ -161,6 +161,10 @@ pub(super) async fn answer(
         }
         (_, Some("/email")) => ("application/text", format!("{EMAIL}{project}.iam.gserviceaccount.com")),
         (_, Some("/scopes")) => ("application/text", "https://www.googleapis.com/auth/cloud-platform\n".to_owned()),
+        ("/computeMetadata/v1/instance/name", _) => ("application/text", "emulated-machine".to_owned()),
+        ("/computeMetadata/v1/instance/zone", _) => {
+            ("application/text", "projects/123456789012/zones/us-central1-a".to_owned())
+        }
         ("/computeMetadata/v1/project/project-id", _) => ("application/text", project.to_owned()),
         ("/computeMetadata/v1/universe/universe-domain" | "/computeMetadata/v1/universe/universe_domain", _) => {
             ("application/text", "googleapis.com".to_owned())

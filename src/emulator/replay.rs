@@ -13,6 +13,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -146,10 +147,10 @@ impl Replay {
     pub fn read(folder: &Path) -> Result<Self, Unusable> {
         let mut replay = Self { answers: BTreeMap::new(), count: 0 };
         for (file, bytes) in data::json_files(folder)? {
-            let exchange: Exchange = data::read(&file, &bytes)?;
-            let unusable =
-                |(field, problem): (String, &str)| Unusable { file: file.clone(), field, problem: problem.to_owned() };
-            let ready = exchange.response.judge(exchange.version).map_err(unusable)?;
+            let exchange: Exchange = data::read(&file, &bytes, judge_version)?;
+            let unusable = |(field, problem)| Unusable { file: file.clone(), field, problem };
+            exchange.request.judge().map_err(unusable)?;
+            let ready = exchange.response.judge().map_err(unusable)?;
             replay.answers.entry(exchange.request.likeness()).or_default().answers.push(ready);
             replay.count += 1;
         }
@@ -188,8 +189,9 @@ impl Replay {
 
 fn none_like(likeness: &Likeness) -> Response<Steps> {
     let Likeness { method, path, model, stream } = likeness;
-    let message =
-        format!("No captured exchange is like this request: {method} {path}, model {model:?}, stream {stream:?}");
+    let model = model.as_deref().map_or_else(String::new, |model| format!(", model '{model}'"));
+    let stream = stream.map_or("", |stream| if stream { ", a stream" } else { ", no stream" });
+    let message = format!("No captured exchange is like this request: {method} {path}{model}{stream}");
     let error = json!([{"error": {"code": 404, "message": message, "status": "NOT_FOUND"}}]);
     let mut response = Response::new(Steps::whole(error.to_string()));
     *response.status_mut() = StatusCode::NOT_FOUND;
@@ -223,37 +225,87 @@ impl Request {
     }
 }
 
-impl Answer {
-    fn judge(&self, version: u32) -> Result<Ready, (String, &'static str)> {
-        if version != VERSION {
-            return Err(("version".to_owned(), "must be 1"));
+/// Before all else: another version has other fields.
+fn judge_version(exchange: &Value) -> Result<(), (String, String)> {
+    match exchange.get("version") {
+        None => Ok(()),
+        Some(version) if *version == VERSION => Ok(()),
+        Some(Value::Number(version)) => Err(("version".to_owned(), format!("must be {VERSION}, and is {version}"))),
+        Some(other) => Err(("version".to_owned(), format!("must be {VERSION}, and is {}", data::kind_of(other)))),
+    }
+}
+
+impl Request {
+    fn judge(&self) -> Result<(), (String, String)> {
+        let is_method = self.method.bytes().all(|byte| byte.is_ascii_uppercase()) && !self.method.is_empty();
+        if !is_method {
+            return Err(("request.method".to_owned(), "must be a method in capitals, such as POST".to_owned()));
         }
+        let is_path = self.path.starts_with('/')
+            && self.path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#".contains(&byte));
+        if !is_path {
+            let problem = "must be a path that begins with a slash, without blanks and query".to_owned();
+            return Err(("request.path".to_owned(), problem));
+        }
+        Ok(())
+    }
+}
+
+impl Answer {
+    fn judge(&self) -> Result<Ready, (String, String)> {
         let status = Some(self.status).filter(|status| (200..=599).contains(status));
-        let status = status.and_then(|status| StatusCode::from_u16(status).ok());
-        let status = status.ok_or(("response.status".to_owned(), "must be from 200 to 599"))?;
+        let status = status.and_then(|status| StatusCode::from_u16(status).ok()).ok_or_else(|| {
+            ("response.status".to_owned(), format!("must be from 200 to 599, and is {}", self.status))
+        })?;
         let mut headers = HeaderMap::new();
         for (at, (name, value)) in self.headers.iter().enumerate() {
             let parsed = name.parse::<HeaderName>().ok().zip(value.parse::<HeaderValue>().ok());
-            let (name, value) =
-                parsed.ok_or((format!("response.headers[{at}]"), "must be a name and a value that HTTP allows"))?;
+            let (name, value) = parsed.ok_or_else(|| {
+                (format!("response.headers[{at}]"), "must be a name and a value that HTTP allows".to_owned())
+            })?;
             if !OWN_HEADERS.contains(&name.as_str()) {
                 headers.append(name, value);
             }
         }
+        let mut sent = 0;
         let mut steps = Vec::with_capacity(2 * self.frames.len() + 1);
         for (at, piece) in self.frames.iter().enumerate() {
             let field = |name: &str| format!("response.frames[{at}]{name}");
             let bytes = match (&piece.text, &piece.base64) {
                 (Some(text), None) => Bytes::from(text.clone()),
-                (None, Some(text)) => STANDARD.decode(text).map_err(|_| (field(".base64"), "must be base64"))?.into(),
-                _ => return Err((field(""), "must have either 'text' or 'base64'")),
+                (None, Some(text)) => {
+                    STANDARD.decode(text).map_err(|_| (field(".base64"), "must be base64".to_owned()))?.into()
+                }
+                _ => return Err((field(""), "must have either 'text' or 'base64'".to_owned())),
             };
+            sent += bytes.len();
             steps.extend([Step::Wait(Duration::from_millis(piece.after_ms)), Step::Send(bytes)]);
         }
         if self.end == End::Cut {
             steps.push(Step::Cut);
         }
+        if sent > 0 && matches!(self.status, 204 | 205 | 304) {
+            let problem = format!("must be empty, since a {} has no body", self.status);
+            return Err(("response.frames".to_owned(), problem));
+        }
+        self.judge_length(&headers, sent)?;
         Ok(Ready { status, headers, steps: steps.into() })
+    }
+
+    /// An announced length has to be the body's; one that was cut has less.
+    fn judge_length(&self, headers: &HeaderMap, sent: usize) -> Result<(), (String, String)> {
+        let mut told = headers.get_all(CONTENT_LENGTH).iter();
+        let Some(first) = told.next() else { return Ok(()) };
+        let length = first.to_str().ok().and_then(|text| text.parse::<usize>().ok());
+        let (fits, expected) = match self.end {
+            End::Complete => (length == Some(sent), format!("{sent}, as long as the frames are")),
+            End::Cut => (length >= Some(sent), format!("{sent} or more, since the frames were cut")),
+        };
+        if fits && told.next().is_none() {
+            return Ok(());
+        }
+        let at = self.headers.iter().rposition(|(name, _)| name.eq_ignore_ascii_case("content-length")).unwrap_or(0);
+        Err((format!("response.headers[{at}]"), format!("content-length must be {expected}, and stand once")))
     }
 }
 
@@ -275,7 +327,12 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        assert!(refused(&json!({"version": 1})).contains("missing field `request`"));
+        assert_eq!(refused(&json!({"version": 1})), "request: is missing");
+        assert_eq!(refused(&json!({"request": {}})), "request.method: is missing");
+        assert_eq!(refused(&json!([1])), "the file: must be an object, and is an array");
+        // Whatever else a later version has.
+        assert_eq!(refused(&json!({"version": 2, "exchange": 1})), "version: must be 1, and is 2");
+        assert_eq!(refused(&json!({"version": "1"})), "version: must be 1, and is a string");
         let with = |status: u16, headers: Value, frames: Value| {
             file(&json!({"status": status, "headers": headers, "frames": frames}))
         };
@@ -284,9 +341,20 @@ mod tests {
         assert!(refused(&with(200, json!([]), json!([{"after_ms": 1}]))).starts_with("response.frames[0]: "));
         assert!(refused(&with(200, json!([]), json!([{"base64": "?"}]))).starts_with("response.frames[0].base64: "));
         assert!(refused(&with(200, json!([]), json!([{"txt": "?"}]))).starts_with("response.frames[0].txt: unknown"));
-        let mut other = with(200, json!([]), json!([]));
-        other["version"] = json!(2);
-        assert_eq!(refused(&other), "version: must be 1");
+        let length = |length: &str, end: &str| {
+            let mut value = with(200, json!([["x", "y"], ["Content-Length", length]]), json!([{"text": "abc"}]));
+            value["response"]["end"] = json!(end);
+            value
+        };
+        for (told, end) in [("2", "complete"), ("4", "complete"), ("x", "complete"), ("2", "cut")] {
+            assert!(refused(&length(told, end)).starts_with("response.headers[1]: content-length must be 3"), "{told}");
+        }
+        assert!(refused(&with(204, json!([]), json!([{"text": "a"}]))).starts_with("response.frames: must be empty"));
+        for (field, bad) in [("method", "GET X"), ("method", ""), ("path", "x"), ("path", "/a b"), ("path", "/a?b")] {
+            let mut value = with(200, json!([]), json!([]));
+            value["request"][field] = json!(bad);
+            assert!(refused(&value).starts_with(&format!("request.{field}: must be a")), "{bad}");
+        }
         let empty = tempfile::tempdir().unwrap();
         assert!(Replay::read(empty.path()).unwrap_err().to_string().ends_with("has no file that ends in .json"));
     }

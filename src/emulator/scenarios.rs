@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::data;
 use super::errors::Shape;
 use super::tools;
 use super::vertex::{Chat, Checks, Role};
@@ -68,7 +69,7 @@ pub(super) struct When {
     /// Of the calls for which all else holds, this part of them, from 0 to 1.
     pub(super) probability: Option<f64>,
     /// Decides which calls those are: the same with each start.
-    pub(super) seed: u64,
+    pub(super) seed: Option<u64>,
 }
 
 /// Which calls are meant, counted from 1.
@@ -340,23 +341,34 @@ impl Scenario {
     }
 
     /// What is wrong with it, if anything: the field, and what it must be.
-    pub(super) fn problem(&self) -> Option<(&'static str, String)> {
+    pub(super) fn problem(&self) -> Option<(String, String)> {
         let is_name = |text: &str| {
             !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         };
-        let wrong = |field: &'static str, expected: &str| Some((field, format!("must be {expected}")));
+        let wrong = |field: &str, expected: &str| Some((field.to_owned(), format!("must be {expected}")));
         let when = &self.when;
         if !is_name(&self.name) {
             return wrong("name", "letters, digits and '-_.'");
         }
-        if self.about.is_empty() || self.about.contains('\n') {
-            return wrong("about", "one line");
+        if self.about.is_empty() || self.about.contains(char::is_control) {
+            return wrong("about", "one line without control characters");
         }
         if when.marker.as_ref().is_some_and(|marker| *marker != self.name) {
             return wrong("when.marker", "the same as the name");
         }
         if when.probability.is_some_and(|probability| !(0.0..=1.0).contains(&probability)) {
             return wrong("when.probability", "from 0 to 1");
+        }
+        let told = |field: &str, problem: &str| Some((field.to_owned(), problem.to_owned()));
+        match (when.probability, when.seed) {
+            (Some(_), None) => {
+                return told("when.seed", "is missing, beside 'probability': which calls are meant must not be chance");
+            }
+            (None, Some(_)) => return told("when.seed", "must stand beside 'probability'"),
+            (Some(_), Some(_)) if when.calls.is_some() => {
+                return told("when.probability", "must not stand beside 'calls': either says which calls are meant");
+            }
+            _ => {}
         }
         if when.calls.is_some_and(|calls| calls.from == 0 || calls.to < calls.from) {
             return wrong("when.calls", "'from' 1 or more, 'to' not less than that");
@@ -367,32 +379,18 @@ impl Scenario {
         if when.headers.keys().any(|name| name.parse::<HeaderName>().is_err()) {
             return wrong("when.headers", "names of header fields");
         }
-        let is_code = |code: u16| (200..=599).contains(&code);
-        const CODE: &str = "a status from 200 to 599";
-        let bad_headers = |headers: &BTreeMap<String, String>| {
-            headers
-                .iter()
-                .any(|(name, value)| name.parse::<HeaderName>().is_err() || value.parse::<HeaderValue>().is_err())
+        let judged = match &self.answer {
+            Answer::Error(error) => judge_code("answer.error.code", error.code, 400)
+                .or_else(|| judge_headers("answer.error.headers", &error.headers, &[OWN_FIELDS, &[CONTENT_LENGTH]])),
+            Answer::Raw(raw) => raw.problem(),
+            Answer::Wire(wire) => judge_frames("answer.wire.frames", &wire.frames),
+            Answer::Token(token) => judge_code("answer.token.code", token.code, 200),
+            Answer::Completion(_) => None,
         };
-        const HEADERS: &str = "names and values that HTTP allows";
+        if judged.is_some() {
+            return judged;
+        }
         match &self.answer {
-            Answer::Error(error) if StatusCode::from_u16(error.code).is_err() || !is_code(error.code) => {
-                return wrong("answer.error.code", CODE);
-            }
-            Answer::Error(error) if bad_headers(&error.headers) => return wrong("answer.error.headers", HEADERS),
-            Answer::Raw(raw) if !is_code(raw.code) => return wrong("answer.raw.code", CODE),
-            Answer::Raw(raw) if bad_headers(&raw.headers) => return wrong("answer.raw.headers", HEADERS),
-            Answer::Raw(raw) => {
-                if let Some(problem) = raw.frames.iter().find_map(Frame::problem) {
-                    return wrong("answer.raw.frames", problem);
-                }
-            }
-            Answer::Wire(wire) => {
-                if let Some(problem) = wire.frames.iter().find_map(Frame::problem) {
-                    return wrong("answer.wire.frames", problem);
-                }
-            }
-            Answer::Token(token) if !is_code(token.code) => return wrong("answer.token.code", CODE),
             Answer::Completion(different) => {
                 let must_say = when.instead_of_echo || !different.steps.is_empty();
                 if must_say && different.text.is_none() {
@@ -414,12 +412,94 @@ impl Scenario {
                     return wrong("answer.completion.stream", "with 'pieces' and 'together' of 1 or more");
                 }
             }
-            Answer::Error(_) | Answer::Token(_) => {}
+            Answer::Error(_) | Answer::Raw(_) | Answer::Wire(_) | Answer::Token(_) => {}
         }
         if when.instead_of_echo && !matches!(self.answer, Answer::Completion(_)) {
             return wrong("answer", "a completion, in place of an echo");
         }
         None
+    }
+}
+
+/// The fields of the connection, which an answer cannot give.
+const OWN_FIELDS: &[&str] = &["connection", "keep-alive", "transfer-encoding", "upgrade"];
+const CONTENT_LENGTH: &str = "content-length";
+
+/// Judges what serde would have no plain words for: choices of one among several.
+///
+/// # Errors
+/// The field, and what is wrong with it.
+pub(super) fn judge_choices(scenario: &Value) -> Result<(), (String, String)> {
+    const ANSWERS: [&str; 5] = ["error", "raw", "wire", "completion", "token"];
+    const FRAMES: [&str; 5] = ["send", "send_base64", "repeat", "trickle", "wait_ms"];
+    const ENDS: [&str; 4] = ["hold", "cut", "reset", "go_away"];
+    let Some(answer) = scenario.get("answer") else { return Ok(()) };
+    data::judge_choice(answer, &ANSWERS, &[]).map_err(|problem| ("answer".to_owned(), problem))?;
+    for kind in ["raw", "wire"] {
+        let frames = answer.get(kind).and_then(|answer| answer.get("frames")).and_then(Value::as_array);
+        for (at, frame) in frames.into_iter().flatten().enumerate() {
+            let field = |problem| (format!("answer.{kind}.frames[{at}]"), problem);
+            data::judge_choice(frame, &FRAMES, &ENDS).map_err(field)?;
+        }
+    }
+    Ok(())
+}
+
+fn judge_code(field: &str, code: u16, from: u16) -> Option<(String, String)> {
+    let is_known = (from..=599).contains(&code) && StatusCode::from_u16(code).is_ok();
+    (!is_known).then(|| (field.to_owned(), format!("must be a status from {from} to 599, and is {code}")))
+}
+
+fn judge_headers(field: &str, headers: &BTreeMap<String, String>, own: &[&[&str]]) -> Option<(String, String)> {
+    headers.iter().find_map(|(name, value)| {
+        let field = format!("{field}.{name}");
+        if name.parse::<HeaderName>().is_err() || value.parse::<HeaderValue>().is_err() {
+            return Some((field, "must be a name and a value that HTTP allows".to_owned()));
+        }
+        let is_own = own.concat().contains(&name.to_ascii_lowercase().as_str());
+        is_own.then(|| (field, "is made by the emulator; 'wire' sends what does not fit".to_owned()))
+    })
+}
+
+fn judge_frames(field: &str, frames: &[Frame]) -> Option<(String, String)> {
+    frames
+        .iter()
+        .enumerate()
+        .find_map(|(at, frame)| frame.problem().map(|problem| (format!("{field}[{at}]"), format!("must be {problem}"))))
+}
+
+impl RawAnswer {
+    fn problem(&self) -> Option<(String, String)> {
+        judge_code("answer.raw.code", self.code, 200)
+            .or_else(|| judge_headers("answer.raw.headers", &self.headers, &[OWN_FIELDS]))
+            .or_else(|| judge_frames("answer.raw.frames", &self.frames))
+            .or_else(|| {
+                let has_body = self.frames.iter().any(|frame| frame.length() > 0);
+                let problem = format!("must be empty, since a {} has no body", self.code);
+                (has_body && matches!(self.code, 204 | 205 | 304)).then(|| ("answer.raw.frames".to_owned(), problem))
+            })
+            .or_else(|| self.problem_of_length())
+    }
+
+    /// An announced length has to be the body's: the server that frames it would refuse to lie.
+    fn problem_of_length(&self) -> Option<(String, String)> {
+        let (name, told) = self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(CONTENT_LENGTH))?;
+        let length: usize = self.frames.iter().map(Frame::length).sum();
+        let ends_early = self.frames.iter().any(|frame| matches!(frame, Frame::Hold | Frame::Cut | Frame::Reset));
+        let is_filled_in = self.frames.iter().any(Frame::is_filled_in);
+        let told_length = told.parse::<usize>().ok();
+        let problem = if is_filled_in {
+            "cannot be known where {project}, {location} or {model} is filled in".to_owned()
+        } else if ends_early && told_length.is_none_or(|told| told < length) {
+            format!(
+                "must be {length} or more, since the frames end early, and is {told}; 'wire' sends what does not fit"
+            )
+        } else if !ends_early && told_length != Some(length) {
+            format!("must be {length}, as long as the frames are, and is {told}; 'wire' sends what does not fit")
+        } else {
+            return None;
+        };
+        Some((format!("answer.raw.headers.{name}"), problem))
     }
 }
 
@@ -431,6 +511,27 @@ impl Frame {
             Self::Trickle(trickle) if trickle.bytes == 0 => Some("such that a trickle has 1 byte or more"),
             _ => None,
         }
+    }
+
+    /// In bytes, before anything is filled in.
+    fn length(&self) -> usize {
+        match self {
+            Self::Send(text) => text.len(),
+            Self::SendBase64(text) => STANDARD.decode(text).map_or(0, |bytes| bytes.len()),
+            Self::Repeat(repeat) => repeat.send.len().saturating_mul(repeat.times as usize),
+            Self::Trickle(trickle) => trickle.send.len(),
+            Self::WaitMs(_) | Self::Hold | Self::Cut | Self::Reset | Self::GoAway => 0,
+        }
+    }
+
+    fn is_filled_in(&self) -> bool {
+        let text = match self {
+            Self::Send(text) => text,
+            Self::Repeat(repeat) => &repeat.send,
+            Self::Trickle(trickle) => &trickle.send,
+            _ => return false,
+        };
+        ["{project}", "{location}", "{model}"].iter().any(|place| text.contains(place))
     }
 }
 
@@ -473,7 +574,8 @@ impl When {
 
     /// Whether the `n`th call for which it holds, from 1, is one of those that are meant.
     pub(super) fn meant(&self, n: u64) -> bool {
-        self.calls.is_none_or(|calls| calls.hold(n)) && self.probability.is_none_or(|part| chance(self.seed, n) < part)
+        self.calls.is_none_or(|calls| calls.hold(n))
+            && self.probability.is_none_or(|part| chance(self.seed.unwrap_or(0), n) < part)
     }
 }
 

@@ -165,7 +165,9 @@ impl Stream {
         if self.ended {
             return;
         }
-        if self.quirks.cut_after == Some(self.chunks) {
+        let is_over = self.choice == self.reply.candidates;
+        // One that is too short for it breaks where it would end.
+        if self.quirks.cut_after.is_some_and(|after| after == self.chunks || is_over) {
             self.ended = true;
             self.flush();
             match self.quirks.tail.clone() {
@@ -174,7 +176,7 @@ impl Stream {
             }
             return;
         }
-        if self.choice == self.reply.candidates {
+        if is_over {
             self.ended = true;
             if self.quirks.usage == UsagePlace::ExtraChunk {
                 let reply = &self.reply;
@@ -320,6 +322,8 @@ mod tests {
         };
         assert!(quirks(|q| q.line_ending = LineEnding::Crlf).ends_with("\r\n\r\ndata: [DONE]\r\n\r\n"));
         assert!(quirks(|q| q.cut_after = Some(1)).ends_with("\n\nCUT"));
+        let short = quirks(|q| q.cut_after = Some(100));
+        assert!(short.ends_with("}\n\nCUT"), "{short}");
         assert!(quirks(|q| q.tail = Some("{}".to_owned())).ends_with("\n\n{}"));
         assert_eq!(quirks(|q| q.usage = UsagePlace::EveryChunk).matches("usage").count(), 2);
         assert_eq!(quirks(|q| q.usage = UsagePlace::Nowhere).matches("usage").count(), 0);

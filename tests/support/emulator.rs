@@ -38,22 +38,29 @@ impl Emulator {
     /// Plain HTTP/1.1 towards the gateway.
     #[track_caller]
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        Self::launch(arguments, false)
+        Self::launch(arguments, &[], false)
+    }
+
+    /// The same, with further settings.
+    #[track_caller]
+    pub(crate) fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::launch(arguments, environment, false)
     }
 
     /// TLS, and so HTTP/2, towards the gateway; the control endpoint is there without it.
     #[track_caller]
     pub(crate) fn start_tls(arguments: &[&str]) -> Self {
-        Self::launch(arguments, true)
+        Self::launch(arguments, &[], true)
     }
 
     #[track_caller]
-    fn launch(arguments: &[&str], tls: bool) -> Self {
+    fn launch(arguments: &[&str], environment: &[(&str, &str)], tls: bool) -> Self {
         let directory = TempDir::new().expect("a temporary directory");
         let certificate = tls.then(|| directory.path().join("certificate.pem"));
         let mut command = Command::new(BINARY);
         command.arg("emulator").args(arguments).env_clear();
         command.env("PORT", "0").env("GOOGLE_CLOUD_PROJECT", "test-project");
+        command.envs(environment.iter().copied());
         if let Some(file) = &certificate {
             command.arg("--tls").arg(file);
         }

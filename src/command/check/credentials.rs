@@ -3,7 +3,7 @@
 //! The search is that of Google's library: the file that `GOOGLE_APPLICATION_CREDENTIALS` names, gcloud's well-known
 //! file, the metadata server. Of a file only kind and account are ever shown.
 
-use crate::config::{Config, Environment, Problem, is_address};
+use crate::config::{Config, Environment, Problem, is_address, parse_project};
 use crate::metadata;
 use serde_json::Value;
 use std::fmt;
@@ -21,6 +21,21 @@ pub(super) struct Identity {
     place: Place,
     /// The service account's address, where the credentials tell it.
     pub(super) account: Option<String>,
+    /// Whose quota is used, where it is not the project's own.
+    pub(super) quota_project: Option<String>,
+    /// Of workload identity federation: who is meant, as a policy names them.
+    principal: Option<String>,
+    /// The machine's name and zone, where it tells them.
+    pub(super) machine: Option<(String, String)>,
+}
+
+/// What a file of credentials tells, apart from secrets.
+#[derive(Debug, PartialEq, Eq)]
+struct Told {
+    kind: Kind,
+    account: Option<String>,
+    quota_project: Option<String>,
+    principal: Option<String>,
 }
 
 /// The kinds of credentials.
@@ -81,20 +96,39 @@ impl fmt::Display for Identity {
 }
 
 impl Identity {
-    /// How gcloud writes who is to get a role.
-    pub(super) fn member(&self) -> String {
-        match (&self.account, self.kind) {
-            (Some(account), _) => format!("serviceAccount:{account}"),
-            (None, Kind::AuthorizedUser) => "user:\"$(gcloud config get-value account)\"".to_owned(),
-            (None, Kind::ExternalAccount) => "PRINCIPAL_OF_THE_WORKLOAD".to_owned(),
-            (None, _) => "serviceAccount:ACCOUNT".to_owned(),
+    fn new(place: Place, told: Told) -> Self {
+        let Told { kind, account, quota_project, principal } = told;
+        Self { kind, place, account, quota_project, principal, machine: None }
+    }
+
+    /// The service account, or a command that tells it.
+    pub(super) fn account(&self) -> String {
+        match (&self.account, &self.place) {
+            (Some(account), _) => account.clone(),
+            (None, Place::MetadataServer(host)) => {
+                format!("\"$(curl -sS -H 'Metadata-Flavor: Google' http://{host}{})\"", metadata::SERVICE_ACCOUNT)
+            }
+            (None, Place::Variable) => "\"$(jq -r .client_email \"$GOOGLE_APPLICATION_CREDENTIALS\")\"".to_owned(),
+            (None, Place::WellKnown) => format!("\"$(jq -r .client_email ~/{WELL_KNOWN})\""),
         }
     }
 
-    /// The same, with the account that only the metadata server can tell.
+    /// How gcloud writes who is to get a role.
+    pub(super) fn member(&self) -> String {
+        match (&self.account, self.kind, &self.principal) {
+            (None, Kind::AuthorizedUser, _) => "user:\"$(gcloud config get-value account)\"".to_owned(),
+            (None, Kind::ExternalAccount, Some(principal)) => principal.clone(),
+            _ => format!("serviceAccount:{}", self.account()),
+        }
+    }
+
+    /// The same, with what only the metadata server can tell: the account, and the machine.
     pub(super) async fn completed(mut self) -> Self {
         if let Place::MetadataServer(host) = &self.place {
             self.account = metadata::service_account(host).await;
+            if self.account.is_some() {
+                self.machine = metadata::machine(host).await;
+            }
         }
         self
     }
@@ -107,22 +141,27 @@ impl Identity {
 pub(super) fn find(environment: &Environment, config: &Config) -> Result<Identity, Problem> {
     const VARIABLE: &str = "GOOGLE_APPLICATION_CREDENTIALS";
     let problem = |message| Problem { variable: VARIABLE.to_owned(), message };
+    let with_quota = |mut identity: Identity| {
+        let given = environment.get("GOOGLE_CLOUD_QUOTA_PROJECT").and_then(parse_project);
+        identity.quota_project = given.or(identity.quota_project);
+        identity
+    };
     if let Some(file) = &config.credentials_file {
-        let (kind, account) = judge(file).map_err(|message| problem(format!("names a file that {message}")))?;
-        return Ok(Identity { kind, place: Place::Variable, account });
+        let told = judge(file).map_err(|message| problem(format!("names a file that {message}")))?;
+        return Ok(with_quota(Identity::new(Place::Variable, told)));
     }
     let well_known = environment.get("HOME").map(|home| PathBuf::from(home).join(WELL_KNOWN));
     if let Some(file) = well_known.filter(|file| file.exists()) {
-        let (kind, account) =
-            judge(&file).map_err(|message| problem(format!("is not set, and ~/{WELL_KNOWN} {message}")))?;
-        return Ok(Identity { kind, place: Place::WellKnown, account });
+        let told = judge(&file).map_err(|message| problem(format!("is not set, and ~/{WELL_KNOWN} {message}")))?;
+        return Ok(with_quota(Identity::new(Place::WellKnown, told)));
     }
     let place = Place::MetadataServer(config.metadata_host.clone());
-    Ok(Identity { kind: Kind::MetadataServer, place, account: None })
+    let told = Told { kind: Kind::MetadataServer, account: None, quota_project: None, principal: None };
+    Ok(with_quota(Identity::new(place, told)))
 }
 
-/// The kind of a file of credentials and its account, or what is wrong with it.
-fn judge(file: &Path) -> Result<(Kind, Option<String>), String> {
+/// What a file of credentials tells, or what is wrong with it.
+fn judge(file: &Path) -> Result<Told, String> {
     let text = fs::read_to_string(file).map_err(|error| format!("cannot be read: {}", error.kind()))?;
     let value: Value = serde_json::from_str(&text).map_err(|_| "is not JSON".to_owned())?;
     let named = value.get("type").and_then(Value::as_str);
@@ -139,18 +178,50 @@ fn judge(file: &Path) -> Result<(Kind, Option<String>), String> {
         }),
     };
     let account = account.filter(|account| is_address(account)).map(ToOwned::to_owned);
-    Ok((kind, account))
+    let quota_project = value.get("quota_project_id").and_then(Value::as_str).and_then(parse_project);
+    // //iam.googleapis.com/projects/N/locations/global/workloadIdentityPools/POOL/providers/PROVIDER
+    let audience = value.get("audience").and_then(Value::as_str).unwrap_or_default();
+    let is_plain = audience.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/.-_:".contains(&byte));
+    let pool = audience.strip_prefix("//").filter(|_| is_plain).and_then(|rest| rest.split_once("/providers/"));
+    let principal = pool.map(|(pool, _)| format!("\"principalSet://{pool}/*\""));
+    Ok(Told { kind, account, quota_project, principal })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn of(content: &str) -> Result<(Kind, Option<String>), String> {
+    fn told(content: &str) -> Result<Told, String> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("credentials.json");
         fs::write(&file, content).unwrap();
         judge(&file)
+    }
+
+    fn of(content: &str) -> Result<(Kind, Option<String>), String> {
+        told(content).map(|told| (told.kind, told.account))
+    }
+
+    #[test]
+    fn who_is_to_get_a_role_is_always_named() {
+        let audience = "//iam.googleapis.com/projects/123/locations/global/workloadIdentityPools/pool/providers/p";
+        let federated =
+            format!(r#"{{"type":"external_account","audience":"{audience}","quota_project_id":"my-quota"}}"#);
+        let identity = Identity::new(Place::Variable, told(&federated).unwrap());
+        let pool = "\"principalSet://iam.googleapis.com/projects/123/locations/global/workloadIdentityPools/pool/*\"";
+        assert_eq!(identity.member(), pool);
+        assert_eq!(identity.quota_project.as_deref(), Some("my-quota"));
+        let login = Identity::new(Place::WellKnown, told(r#"{"type":"authorized_user"}"#).unwrap());
+        assert_eq!(login.member(), "user:\"$(gcloud config get-value account)\"");
+        let machine = Told { kind: Kind::MetadataServer, account: None, quota_project: None, principal: None };
+        let machine = Identity::new(Place::MetadataServer("metadata.google.internal".to_owned()), machine);
+        assert!(
+            machine.member().starts_with("serviceAccount:\"$(curl -sS -H 'Metadata-Flavor: Google' http://metadata.")
+        );
+        // What would be a command of somebody else's.
+        let hostile = r#"{"type":"external_account","audience":"//x/$(rm)/providers/p","quota_project_id":"$(rm)"}"#;
+        let hostile = Identity::new(Place::Variable, told(hostile).unwrap());
+        assert!(!format!("{} {hostile:?}", hostile.member()).contains("$(rm)"));
     }
 
     #[test]

@@ -8,6 +8,9 @@ use serde_json::Value;
 /// As much of Google's own words as is shown, in characters.
 const MAX_SHOWN: usize = 300;
 
+/// A model that every project may use, everywhere.
+const MODEL_THAT_ANSWERS: &str = "google/gemini-2.5-flash";
+
 /// What a question was about.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subject<'a> {
@@ -16,6 +19,8 @@ pub(super) struct Subject<'a> {
     pub(super) alias: &'a str,
     pub(super) vertex_id: &'a str,
     pub(super) location: &'a str,
+    /// All locations of the alias, the most wanted first.
+    pub(super) locations: &'a [&'a str],
     pub(super) project: &'a str,
     pub(super) identity: &'a Identity,
 }
@@ -48,7 +53,7 @@ impl Refusal {
 
 /// Judges an answer other than 2xx.
 pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding {
-    let Subject { check, alias, vertex_id, location, project, identity } = subject;
+    let Subject { check, alias, vertex_id, location, locations, project, identity } = subject;
     let Some(refusal) = Refusal::parse(body) else {
         let detail = format!("{status}, and not as Vertex AI answers: another server may be in between");
         if status == 429 || status >= 500 {
@@ -59,7 +64,7 @@ pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding
         return Finding::failure(
             check,
             detail,
-            "check GOOGLE_CLOUD_LOCATION (global, us, eu or a region such as us-central1) and GOOGLE_VERTEX_BASE_URL",
+            "unset GOOGLE_VERTEX_BASE_URL; export GOOGLE_CLOUD_LOCATION=global  # or us, eu, a region such as us-central1",
         );
     };
     let detail = format!("{status} {}", shown(&refusal));
@@ -72,15 +77,13 @@ pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding
         (403, "BILLING_DISABLED") => failure(format!(
             "gcloud billing projects link {project} --billing-account=\"$(gcloud billing accounts list --filter=open=true --format='value(name)' --limit=1)\""
         )),
-        (403, "ACCESS_TOKEN_SCOPE_INSUFFICIENT") => failure(
-            "give the machine the scope cloud-platform: gcloud compute instances set-service-account INSTANCE --scopes=cloud-platform"
+        (403, "ACCESS_TOKEN_SCOPE_INSUFFICIENT") => failure(wider_scope(identity, project)),
+        (403, "USER_PROJECT_DENIED") => failure(quota_project(identity, project)),
+        (403, _) if refusal.says("serviceusage.services.use") => failure(quota_project(identity, project)),
+        (403, "CONSUMER_INVALID" | "RESOURCE_PROJECT_INVALID") => failure(
+            "gcloud projects list --format='value(projectId)'  # GOOGLE_CLOUD_PROJECT has to be one of these"
                 .to_owned(),
         ),
-        (403, "USER_PROJECT_DENIED") => failure(quota_project(identity)),
-        (403, _) if refusal.says("serviceusage.services.use") => failure(quota_project(identity)),
-        (403, "CONSUMER_INVALID" | "RESOURCE_PROJECT_INVALID") => {
-            failure("gcloud projects list  # GOOGLE_CLOUD_PROJECT has to be one of these".to_owned())
-        }
         (403, _) => failure(format!(
             "gcloud projects add-iam-policy-binding {project} --member={} --role=roles/aiplatform.user --condition=None",
             identity.member()
@@ -89,13 +92,17 @@ pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding
             failure(format!("export MODEL_{spelled}_ID=google/{}", vertex_id.rsplit('/').next().unwrap_or(vertex_id)))
         }
         (400, _) if refusal.status == "FAILED_PRECONDITION" => failure(format!(
-            "a policy of the organisation may forbid the model: gcloud org-policies describe vertexai.allowedModels --effective --project={project}"
+            "gcloud org-policies describe vertexai.allowedModels --effective --project={project}  # what the organisation allows; who administers it can change that"
         )),
+        (404, _) if refusal.says("publisher model") && locations.len() > 1 => {
+            let others: Vec<&str> = locations.iter().copied().filter(|other| *other != location).collect();
+            failure(format!("export MODEL_{spelled}_LOCATION={}", others.join(",")))
+        }
         (404, _) if refusal.says("publisher model") && location != "global" => {
             failure(format!("export MODEL_{spelled}_LOCATION=global"))
         }
         (404, _) if refusal.says("publisher model") => failure(format!(
-            "export MODEL_{spelled}_ID=google/gemini-2.5-flash  # or another model that the project may use: https://cloud.google.com/vertex-ai/generative-ai/docs/models"
+            "export MODEL_{spelled}_ID={MODEL_THAT_ANSWERS}  # or another model that the project may use: https://cloud.google.com/vertex-ai/generative-ai/docs/models"
         )),
         (401, _) => failure(new_token(identity)),
         (429, _) => Finding::warning(
@@ -108,7 +115,12 @@ pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding
         (500.., _) => {
             Finding::warning(check, detail, "it may pass by itself; if it does not: https://status.cloud.google.com")
         }
-        _ => failure(format!("check MODEL_{spelled}_ID ({vertex_id}) and its location ({location})")),
+        _ if vertex_id != MODEL_THAT_ANSWERS => failure(format!(
+            "export MODEL_{spelled}_ID={MODEL_THAT_ANSWERS}  # does it answer? then it is {vertex_id} that does not, at {location}"
+        )),
+        _ => failure(format!(
+            "gcloud logging read 'protoPayload.serviceName=\"aiplatform.googleapis.com\" severity>=ERROR' --project={project} --limit=5  # what Google has noted of it"
+        )),
     }
 }
 
@@ -117,21 +129,34 @@ pub(super) fn new_token(identity: &Identity) -> String {
     match identity.kind {
         Kind::AuthorizedUser => "gcloud auth application-default login".to_owned(),
         Kind::ServiceAccount => format!(
-            "the key may be deleted, or the clock wrong: gcloud iam service-accounts keys list --iam-account={}",
-            identity.account.as_deref().unwrap_or("ACCOUNT")
+            "gcloud iam service-accounts keys list --iam-account={}  # is the key still there? else the clock is wrong",
+            identity.account()
         ),
         Kind::ExternalAccount | Kind::Impersonated => {
-            format!("gcloud iam service-accounts get-iam-policy {}", identity.account.as_deref().unwrap_or("ACCOUNT"))
+            format!("gcloud iam service-accounts get-iam-policy {}", identity.account())
         }
         Kind::MetadataServer => {
-            "on Google Cloud attach a service account; elsewhere: gcloud auth application-default login".to_owned()
+            "gcloud auth application-default login  # on Google Cloud: attach a service account to the machine"
+                .to_owned()
         }
     }
 }
 
-fn quota_project(identity: &Identity) -> String {
+/// A machine's scopes are set while it is stopped.
+fn wider_scope(identity: &Identity, project: &str) -> String {
+    const LOGIN: &str = "gcloud auth application-default login --scopes=https://www.googleapis.com/auth/cloud-platform";
+    let Some((name, zone)) = &identity.machine else { return LOGIN.to_owned() };
+    let machine = format!("{name} --zone={zone} --project={project}");
+    let account = identity.account();
     format!(
-        "unset GOOGLE_CLOUD_QUOTA_PROJECT, or: gcloud projects add-iam-policy-binding QUOTA_PROJECT --member={} --role=roles/serviceusage.serviceUsageConsumer --condition=None",
+        "gcloud compute instances stop {machine} && gcloud compute instances set-service-account {machine} --service-account={account} --scopes=cloud-platform && gcloud compute instances start {machine}  # from another machine"
+    )
+}
+
+fn quota_project(identity: &Identity, project: &str) -> String {
+    format!(
+        "gcloud projects add-iam-policy-binding {} --member={} --role=roles/serviceusage.serviceUsageConsumer --condition=None  # or: unset GOOGLE_CLOUD_QUOTA_PROJECT",
+        identity.quota_project.as_deref().unwrap_or(project),
         identity.member()
     )
 }

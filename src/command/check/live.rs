@@ -50,7 +50,11 @@ pub(super) async fn examine(
             }
             None => {
                 let detail = "GOOGLE_CLOUD_PROJECT is not set, and no metadata server tells";
-                report.add(Finding::failure("project", detail, "export GOOGLE_CLOUD_PROJECT=…; gcloud projects list"));
+                report.add(Finding::failure(
+                    "project",
+                    detail,
+                    "export GOOGLE_CLOUD_PROJECT=\"$(gcloud config get-value project)\"",
+                ));
                 return;
             }
         },
@@ -70,6 +74,7 @@ pub(super) async fn examine(
     let redaction = Redaction::new(&project, identity.account.as_deref());
     let mut clocks = None;
     for (place, model) in models.iter().enumerate() {
+        let locations: Vec<&str> = model.route.locations().map(|location| &*models.locations()[location]).collect();
         for (number, location) in model.route.locations().enumerate() {
             let name = &*models.locations()[location];
             let check = if number == 0 { model.alias.to_string() } else { format!("{} at {name}", model.alias) };
@@ -78,6 +83,7 @@ pub(super) async fn examine(
                 alias: &model.alias,
                 vertex_id: &model.vertex_id,
                 location: name,
+                locations: &locations,
                 project: &project,
                 identity: &identity,
             };
@@ -132,7 +138,7 @@ fn judge_stream(subject: Subject<'_>, outcome: Outcome) -> Finding {
         Outcome::Answered(_) => Finding::failure(
             subject.check,
             "the answer is no event stream, or ends without [DONE]",
-            "something in between may buffer or cut it: check GOOGLE_VERTEX_BASE_URL",
+            "unset GOOGLE_VERTEX_BASE_URL  # something in between may buffer or cut it",
         ),
         outcome => judge_failure(subject, &outcome),
     }
