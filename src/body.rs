@@ -235,6 +235,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_is_said_with_its_place() {
+        for (bad, said) in [
+            ("{\"model\":\n\"a\"", "it ends too early at line 2, column 3"),
+            ("[]", "not an object at line 1, column 0"),
+            ("{\"model\"]", "a syntax error at line 1, column 9"),
+        ] {
+            match parse(bad.as_bytes(), "") {
+                Err(ApiError::InvalidJson(told)) => assert_eq!(told, said),
+                other => panic!("{bad:?}: {other:?}"),
+            }
+        }
+    }
+
+    /// Sixteen KiB go up as one copy, a byte more as they came, with what is new between.
+    #[test]
+    fn small_bodies_are_copied_and_large_ones_are_not() {
+        for (length, pieces) in [(16 * 1024, 1), (16 * 1024 + 1, 3)] {
+            let body = Bytes::from("x".repeat(length - 5));
+            let spliced = splice(&body, vec![Edit { at: 1..1, with: Bytes::from_static(b"added") }]);
+            assert_eq!((spliced.len(), spliced.concat().len()), (pieces, length));
+        }
+    }
+
+    #[test]
     fn depth_is_no_limit() {
         let depth = 1_000_000;
         let body = format!(r#"{{"x":{}{},"model":"flash"}}"#, "[".repeat(depth), "]".repeat(depth));

@@ -257,6 +257,18 @@ mod tests {
     }
 
     #[test]
+    fn a_rest_and_a_trial_take_five_seconds() {
+        let route = full(vec![4, 2]);
+        let rest_left = || Duration::from_micros(route.places[0].rests_until.load(Ordering::Relaxed) - route.now());
+        let five_seconds = Duration::from_secs(1)..=Duration::from_secs(5);
+        assert!(route.tour().unwrap().go_on());
+        assert!(five_seconds.contains(&rest_left()), "{:?}", rest_left());
+        wake(&route);
+        assert_eq!(route.tour().unwrap().location(), 4);
+        assert!(five_seconds.contains(&rest_left()), "{:?}", rest_left());
+    }
+
+    #[test]
     fn who_arrives_does_not_end_a_rest_that_came_later() {
         let route = full(vec![4, 2]);
         let (early, mut failing) = (route.tour().unwrap(), route.tour().unwrap());

@@ -37,6 +37,8 @@ class Gateway:
             stdout=subprocess.PIPE,
             encoding="utf-8",
         )
+        # What its log never tells: every key that it is given, its own of the banner, and any bearer.
+        self.secrets = ["ya29.", *re.findall(r"sk_live_[\w-]{8,}", " ".join(settings.values()))]
         self.banner = ""
         # What is no line of the log although the log has begun; there must be none.
         self.stray = []
@@ -50,6 +52,7 @@ class Gateway:
             found = re.search(r"export AI_API_BASE='(.+?)' API_KEY='(.+?)'", self.banner)
             assert found, f"the banner has no export line:\n{self.banner}"
             self.base, self.key = found.groups()
+            self.secrets.append(self.key)
         except BaseException:
             self.stop()
             raise
@@ -99,4 +102,7 @@ class Gateway:
         self.process.stdin.close()
         code = self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
+        # The banner alone tells a key, for people to copy.
+        told = json.dumps(self._log) + "".join(self.stray)
+        assert not any(secret in told for secret in self.secrets), "the log tells a key or a bearer"
         return code
