@@ -6,6 +6,21 @@
 /// More of a value is not kept, in bytes. What is cut off is no JSON any more.
 const MAX_VALUE_BYTES: usize = 16 * 1024;
 
+/// What means something outside of strings: within a nested value too, or in a top-level one only. All else is passed
+/// over in a loop of a few instructions.
+const NESTED: u8 = 1;
+const TOP_LEVEL: u8 = 2;
+const STRUCTURE: [u8; 256] = {
+    let mut table = [0; 256];
+    table[b'"' as usize] = NESTED;
+    table[b'{' as usize] = NESTED;
+    table[b'[' as usize] = NESTED;
+    table[b'}' as usize] = NESTED;
+    table[b']' as usize] = NESTED;
+    table[b',' as usize] = TOP_LEVEL;
+    table
+};
+
 /// Looks for one field.
 #[derive(Debug)]
 pub(super) struct Finder {
@@ -96,21 +111,28 @@ impl Finder {
 
     fn read_value(&mut self, part: &[u8]) -> usize {
         let mut read = 0;
-        for byte in part {
-            match (byte, self.depth) {
-                (b'"', _) => {
+        loop {
+            let kinds = if self.depth == 0 { TOP_LEVEL | NESTED } else { NESTED };
+            let rest = part.get(read..).unwrap_or_default();
+            let Some(plain) = rest.iter().position(|byte| STRUCTURE[usize::from(*byte)] & kinds != 0) else {
+                self.keep(part, part.len());
+                return part.len();
+            };
+            read += plain;
+            match (rest.get(plain), self.depth) {
+                (Some(b'"'), _) => {
                     self.state = State::String;
-                    read += 1;
-                    break;
+                    self.keep(part, read + 1);
+                    return read + 1;
                 }
-                (b'{' | b'[', _) => match self.depth.checked_add(1) {
+                (Some(b'{' | b'['), _) => match self.depth.checked_add(1) {
                     Some(depth) => self.depth = depth,
                     None => self.state = State::Broken,
                 },
-                (b'}', 0) => self.state = State::End,
-                (b',', 0) => self.state = State::BeforeKey,
-                (b']', 0) => self.state = State::Broken,
-                (b'}' | b']', _) => self.depth -= 1,
+                (Some(b'}'), 0) => self.state = State::End,
+                (Some(b','), 0) => self.state = State::BeforeKey,
+                (Some(b']'), 0) => self.state = State::Broken,
+                (Some(b'}' | b']'), _) => self.depth -= 1,
                 _ => {}
             }
             if self.state != State::Value {
@@ -120,8 +142,6 @@ impl Finder {
             }
             read += 1;
         }
-        self.keep(part, read);
-        read
     }
 
     /// Reads one byte that stands outside of values.
