@@ -305,10 +305,11 @@ fn irregular_end(input: &[u8]) -> Option<usize> {
 }
 
 fn has_bare_line_feed(head: &[u8]) -> bool {
-    let behind_returns = head.iter().zip(head.iter().skip(1));
+    let Some((first, behind)) = head.split_first() else { return false };
     // Without a branch, so that many bytes are looked at at once.
-    let bare = behind_returns.fold(false, |found, (before, byte)| found | ((*byte == b'\n') & (*before != b'\r')));
-    bare || head.first() == Some(&b'\n')
+    let is_bare = |before: u8, byte: u8| u8::from(byte == b'\n') & u8::from(before != b'\r');
+    let bare = head.iter().zip(behind).fold(0, |found, (before, byte)| found | is_bare(*before, *byte));
+    bare != 0 || *first == b'\n'
 }
 
 fn parse_length(value: &[u8]) -> Option<u64> {

@@ -10,7 +10,6 @@ use crate::json;
 use crate::tap::Listener;
 use field::Finder;
 use memchr::memmem;
-use serde_json::value::RawValue;
 use std::sync::LazyLock;
 
 /// The field as it stands in an answer. Within a JSON string its quotes would be escaped.
@@ -36,7 +35,8 @@ impl Tokens {
     #[must_use]
     pub fn parse(usage: &[u8]) -> Option<Self> {
         let names = ["prompt_tokens", "prompt_tokens_details", "completion_tokens", "completion_tokens_details"];
-        let [prompt, prompt_details, completion, completion_details] = json::values(usage, names)?;
+        let [prompt, prompt_details, completion, completion_details] =
+            json::values(std::str::from_utf8(usage).ok()?, names)?;
         let tokens = Self {
             prompt: count(prompt)?,
             cached: count_within(prompt_details, "cached_tokens")?,
@@ -73,19 +73,19 @@ pub fn may_have_cost(status: Option<u16>, error: Option<&str>) -> bool {
 }
 
 /// A count that may be left out; `None` is something else in its place.
-fn count(raw: Option<&RawValue>) -> Option<Option<u64>> {
-    match raw.map(RawValue::get) {
+fn count(raw: Option<&str>) -> Option<Option<u64>> {
+    match raw {
         None | Some("null") => Some(None),
         Some(number) => number.parse().ok().filter(|count| *count <= MAX_COUNT).map(Some),
     }
 }
 
 /// A count in an object that may be left out.
-fn count_within(raw: Option<&RawValue>, name: &str) -> Option<Option<u64>> {
-    match raw.map(RawValue::get) {
+fn count_within(raw: Option<&str>, name: &str) -> Option<Option<u64>> {
+    match raw {
         None | Some("null") => Some(None),
         Some(object) => {
-            let [value] = json::values(object.as_bytes(), [name])?;
+            let [value] = json::values(object, [name])?;
             count(value)
         }
     }

@@ -1,6 +1,10 @@
 //! JSON objects as they were written: fields in order, raw, repeated ones included.
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+mod scan;
+
+pub use scan::{fields, is_name, values};
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
@@ -50,38 +54,6 @@ impl<'de> Deserialize<'de> for Fields<'de> {
     }
 }
 
-/// The values of a few fields of an object, the last one where a field stands twice; `None` where this is no object.
-#[must_use]
-pub fn values<'a, const N: usize>(object: &'a [u8], names: [&str; N]) -> Option<[Option<&'a RawValue>; N]> {
-    struct ValuesVisitor<'n, const N: usize>([&'n str; N]);
-
-    impl<'de, const N: usize> Visitor<'de> for ValuesVisitor<'_, N> {
-        type Value = [Option<&'de RawValue>; N];
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut values = [None; N];
-            while let Some(name) = map.next_key::<&RawValue>()? {
-                let name = text(name.get()).unwrap_or_default();
-                match self.0.iter().position(|known| *known == name).and_then(|at| values.get_mut(at)) {
-                    Some(value) => *value = Some(map.next_value()?),
-                    None => {
-                        map.next_value::<IgnoredAny>()?;
-                    }
-                }
-            }
-            Ok(values)
-        }
-    }
-    // serde_json does not look at the encoding of what it skips.
-    let mut deserializer = serde_json::Deserializer::from_str(std::str::from_utf8(object).ok()?);
-    let values = deserializer.deserialize_map(ValuesVisitor(names)).ok()?;
-    deserializer.end().ok().map(|()| values)
-}
-
 /// The text of a JSON string, borrowed where it has no escapes; `None` for other values and for lone surrogates.
 #[must_use]
 pub fn text(raw: &str) -> Option<Cow<'_, str>> {
@@ -92,7 +64,6 @@ pub fn text(raw: &str) -> Option<Cow<'_, str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn fields_keep_their_order_and_their_repetitions() {
@@ -103,29 +74,6 @@ mod tests {
         assert_eq!(fields.get("a").unwrap().get(), "[2 ]");
         assert_eq!(fields.repeated(), Some("b"));
         assert!(serde_json::from_str::<Fields<'_>>("[1]").is_err());
-    }
-
-    fn two(object: &str) -> Option<[Option<&str>; 2]> {
-        values(object.as_bytes(), ["a", "b"]).map(|all| all.map(|raw| raw.map(RawValue::get)))
-    }
-
-    #[test]
-    fn the_last_values_of_some_fields() {
-        assert_eq!(two(r#" {"b":{"a":0},"\u0061":[2 ],"b":"3","\ud800":4} "#), Some([Some("[2 ]"), Some("\"3\"")]));
-        assert_eq!(two("{}"), Some([None, None]));
-        for bad in ["[]", "1", "", r#"{"a":1"#, r#"{"a":1}}"#, r#"{"a":1,"c":01}"#] {
-            assert_eq!(two(bad), None, "{bad}");
-        }
-        assert!(values(b"{\"c\":\"\xff\"}", ["a"]).is_none());
-    }
-
-    proptest! {
-        #[test]
-        fn they_are_those_among_all_fields(text in r#"\{("(a|b|c|\\u0061)":(1|"a"|\{"a":2\}|\[\]|nul?l),?){0,5}\}?"#) {
-            let all: Option<Fields<'_>> = serde_json::from_str(&text).ok();
-            let expected = all.map(|all| ["a", "b"].map(|name| all.get(name).map(RawValue::get)));
-            prop_assert_eq!(two(&text), expected);
-        }
     }
 
     #[test]
