@@ -42,7 +42,7 @@ pub(super) fn append_json(out: &mut Vec<u8>, record: &Record, outcome: Outcome, 
     out.extend_from_slice(b",\"location\":");
     or_null(out, record.location.as_deref(), string);
     out.extend_from_slice(b",\"attempts\":");
-    or_null(out, record.attempts.map(u64::from), number);
+    or_null(out, record.attempts.map(u64::from), append_number);
     out.extend_from_slice(b",\"stream\":");
     or_null(out, record.stream, boolean);
     out.extend_from_slice(b",\"status\":");
