@@ -4,10 +4,7 @@
 use crate::error::ApiError;
 use crate::json;
 use bytes::{Bytes, BytesMut};
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range;
 
 /// Bodies up to this many bytes are copied into one piece: cheaper than three pieces on their way to the wire.
@@ -21,7 +18,7 @@ pub struct Parsed<'a> {
     /// Where the JSON string of the model stands, quotes included.
     pub model_span: Range<usize>,
     /// The messages, as they stand in the body.
-    pub messages: Option<&'a RawValue>,
+    pub messages: Option<&'a str>,
     /// Whether a stream is asked for.
     pub stream: bool,
 }
@@ -34,15 +31,12 @@ pub fn parse<'a>(body: &'a [u8], aliases: &str) -> Result<Parsed<'a>, ApiError> 
     // serde_json does not look at the encoding of strings that it skips.
     let text = std::str::from_utf8(body)
         .map_err(|error| ApiError::InvalidJson(format!("invalid UTF-8 at byte {}", error.valid_up_to())))?;
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let found = deserializer.deserialize_map(FieldsVisitor).and_then(|found| deserializer.end().map(|()| found));
-    let fields = found.map_err(|error| {
-        ApiError::InvalidJson(format!("{} at line {}, column {}", what_is_wrong(&error), error.line(), error.column()))
-    })?;
+    let mut fields = Fields::default();
+    json::fields(text, |name, value| fields.take(name, value)).ok_or_else(|| what_is_wrong(text))?;
     if fields.model_is_repeated {
         return Err(ApiError::DuplicateModel);
     }
-    let raw = fields.model.ok_or_else(|| ApiError::MissingModel(aliases.to_owned()))?.get();
+    let raw = fields.model.ok_or_else(|| ApiError::MissingModel(aliases.to_owned()))?;
     if !raw.starts_with('"') {
         return Err(ApiError::InvalidModel);
     }
@@ -52,14 +46,18 @@ pub fn parse<'a>(body: &'a [u8], aliases: &str) -> Result<Parsed<'a>, ApiError> 
     Ok(Parsed { model, model_span: start..start + raw.len(), messages: fields.messages, stream: fields.stream })
 }
 
-/// The kind of mistake, without the message of serde, which could quote the body.
-fn what_is_wrong(error: &serde_json::Error) -> &'static str {
+/// The kind of mistake and its place, without the message of serde, which could quote the body.
+fn what_is_wrong(text: &str) -> ApiError {
     use serde_json::error::Category;
-    match error.classify() {
+    let Err(error) = serde_json::from_str::<json::Fields<'_>>(text) else {
+        return ApiError::InvalidJson("a syntax error".to_owned());
+    };
+    let kind = match error.classify() {
         Category::Eof => "it ends too early",
         Category::Data => "not an object",
         Category::Syntax | Category::Io => "a syntax error",
-    }
+    };
+    ApiError::InvalidJson(format!("{kind} at line {}, column {}", error.line(), error.column()))
 }
 
 /// One change of a body: the bytes at `at` are replaced by `with`.
@@ -101,49 +99,29 @@ pub fn splice(body: &Bytes, mut edits: Vec<Edit>) -> Vec<Bytes> {
 
 #[derive(Default)]
 struct Fields<'a> {
-    model: Option<&'a RawValue>,
+    model: Option<&'a str>,
     model_is_repeated: bool,
-    messages: Option<&'a RawValue>,
+    messages: Option<&'a str>,
     stream: bool,
 }
 
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-        let mut fields = Fields::default();
-        // Keys too are taken raw: serde_json then holds them to the grammar and to nothing else (a lone surrogate is
-        // allowed by it, a control character is not).
-        while let Some(name) = map.next_key::<&RawValue>()? {
-            if is_key(name, "model") {
-                fields.model_is_repeated |= fields.model.replace(map.next_value()?).is_some();
-            } else if is_key(name, "messages") {
-                fields.messages = Some(map.next_value()?);
-            } else if is_key(name, "stream") {
-                fields.stream = map.next_value::<&RawValue>()?.get() == "true";
-            } else {
-                map.next_value::<IgnoredAny>()?;
-            }
+impl<'a> Fields<'a> {
+    fn take(&mut self, name: &str, value: &'a str) {
+        if json::is_name(name, "model") {
+            self.model_is_repeated |= self.model.replace(value).is_some();
+        } else if json::is_name(name, "messages") {
+            self.messages = Some(value);
+        } else if json::is_name(name, "stream") {
+            self.stream = value == "true";
         }
-        Ok(fields)
     }
-}
-
-/// Whether a raw key spells `name`, with or without escapes.
-fn is_key(raw: &RawValue, name: &str) -> bool {
-    json::text(raw.get()).is_some_and(|key| key == name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::value::RawValue;
 
     fn model(body: &str) -> Result<String, &'static str> {
         match parse(body.as_bytes(), "flash") {

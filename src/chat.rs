@@ -8,6 +8,7 @@ use crate::keys::Key;
 use crate::relay;
 use crate::signatures::Notes;
 use crate::upstream::{Answer, ChatRequest};
+use std::pin::pin;
 use std::time::Duration;
 
 /// Takes one chat from the client to upstream and its answer back.
@@ -84,7 +85,9 @@ async fn ask(app: &App, exchange: &mut Exchange<'_>, key: &Key) -> Result<Asked,
 
     let request = ChatRequest::new(&exchange.head, pieces, (body, added_bytes));
     let parsing = exchange.record.elapsed() - body_read;
-    match exchange.unless_interrupted(app.vertex.forward(&model.route, request)).await? {
+    // Pinned here, since what is handed on is moved from hand to hand.
+    let answered = pin!(app.vertex.forward(&model.route, request));
+    match exchange.unless_interrupted(answered).await? {
         Ok(answer) => Ok(Asked { answer, listener, parsing }),
         Err(failure) => {
             exchange.record.upstream_status = failure.status;

@@ -13,7 +13,7 @@ use google_cloud_auth::errors::CredentialsError;
 use http::header::{AUTHORIZATION, HeaderName};
 use http::{Extensions, HeaderMap, HeaderValue};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, watch};
@@ -30,6 +30,10 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two attempts that nobody asked for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A bearer that the library gave so recently is not asked for again. Far shorter than the time by which it is refreshed
+/// ahead of its expiry.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// The project that pays, where the credentials name one.
 static QUOTA_PROJECT: HeaderName = HeaderName::from_static("x-goog-user-project");
@@ -93,9 +97,18 @@ struct Generation {
     number: u64,
     _ground: Ground,
     library: Library,
-    latest: Mutex<(EntityTag, Bearer)>,
-    /// When the latest one came.
-    since: Mutex<Instant>,
+    latest: Mutex<Latest>,
+}
+
+/// What the library said last.
+#[derive(Clone, Debug)]
+struct Latest {
+    tag: EntityTag,
+    bearer: Bearer,
+    /// When the bearer came.
+    since: Instant,
+    /// When the library was asked last.
+    asked: Instant,
 }
 
 /// The runtime that one generation's tasks live on, a hanging fetch among them; they end with it.
@@ -127,20 +140,29 @@ impl Drop for Ground {
 }
 
 impl Generation {
-    /// The library's bearer of this moment; waits while it refreshes an expired one.
-    async fn bearer(&self) -> Option<Bearer> {
-        let (tag, latest) = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    /// The library's bearer of this moment, or of one just before; waits while it refreshes an expired one.
+    async fn bearer(&self, now: Instant) -> Option<Bearer> {
+        let tag = {
+            let latest = self.latest();
+            if now.saturating_duration_since(latest.asked) < ASKED_AGAIN_AFTER {
+                return Some(latest.bearer.clone());
+            }
+            latest.tag.clone()
+        };
         let mut extensions = Extensions::new();
         extensions.insert(tag);
-        match self.library.headers(extensions).await.ok()? {
-            CacheableResource::NotModified => Some(latest),
-            CacheableResource::New { entity_tag, data } => {
-                let bearer = Bearer::from_headers(data, self.number)?;
-                *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = (entity_tag, bearer.clone());
-                *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-                Some(bearer)
-            }
+        let given = self.library.headers(extensions).await.ok()?;
+        let mut latest = self.latest();
+        if let CacheableResource::New { entity_tag, data } = given {
+            let bearer = Bearer::from_headers(data, self.number)?;
+            *latest = Latest { tag: entity_tag, bearer, since: Instant::now(), asked: now };
         }
+        latest.asked = now.max(latest.asked);
+        Some(latest.bearer.clone())
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Latest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -168,7 +190,7 @@ impl Credentials {
     #[must_use]
     pub fn bearer_age(&self) -> Option<Duration> {
         let current = self.0.current.borrow();
-        current.as_ref().map(|current| current.since.lock().unwrap_or_else(PoisonError::into_inner).elapsed())
+        current.as_ref().map(|current| current.latest().since.elapsed())
     }
 
     /// The bearer; waits a few seconds if there is none.
@@ -197,10 +219,11 @@ impl Credentials {
     }
 
     async fn after(&self, mut number: u64) -> Result<Bearer, Unavailable> {
-        let deadline = Instant::now() + REQUEST_WAIT;
+        let begun = Instant::now();
+        let deadline = begun + REQUEST_WAIT;
         loop {
             let generation = self.generation_after(number, deadline).await?;
-            match timeout_at(deadline, generation.bearer()).await {
+            match timeout_at(deadline, generation.bearer(begun)).await {
                 Ok(Some(bearer)) => return Ok(bearer),
                 Ok(None) => {
                     number = generation.number;
@@ -274,8 +297,9 @@ async fn generation(source: &CredentialsSource, metadata_url: &str, number: u64)
     let first = ground.run(first_bearer(source.clone(), metadata_url.to_owned())).await;
     let (library, tag, headers) = first.ok_or(Reason::LibraryFailed)??;
     let bearer = Bearer::from_headers(headers, number).ok_or(Reason::NoToken)?;
-    let (latest, since) = (Mutex::new((tag, bearer)), Mutex::new(Instant::now()));
-    Ok(Generation { number, _ground: ground, library, latest, since })
+    let now = Instant::now();
+    let latest = Mutex::new(Latest { tag, bearer, since: now, asked: now });
+    Ok(Generation { number, _ground: ground, library, latest })
 }
 
 async fn first_bearer(

@@ -6,6 +6,7 @@ use crate::chat::Asked;
 use crate::error::ApiError;
 use crate::http1::{self, Exchange, Failure, Framing, Interruption};
 use crate::keepalive::KeepAlive;
+use crate::numbers::append_milliseconds;
 use crate::repair::{self, Repair};
 use crate::signatures::Notes;
 pub use crate::tail::Tail;
@@ -15,10 +16,8 @@ use crate::upstream::{BodyBroke, ResponseBody};
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
-use std::fmt::Write;
 use std::future::poll_fn;
 use std::task::Poll;
-use std::time::Duration;
 
 /// The header fields of upstream that reach the client, besides `content-length`.
 const PASSED_FIELDS: [&str; 10] = [
@@ -81,10 +80,12 @@ pub async fn pass_on(
     if let Some(seconds) = repair.retry_after {
         exchange.field("retry-after", seconds.to_string().as_bytes());
     }
-    let mut timing = String::with_capacity(48);
-    let _ =
-        write!(timing, "gateway;dur={:.3}, upstream;dur={:.3}", milliseconds(overhead), milliseconds(answer.waited));
-    exchange.field("server-timing", timing.as_bytes());
+    let mut timing = Vec::with_capacity(64);
+    timing.extend_from_slice(b"gateway;dur=");
+    append_milliseconds(&mut timing, overhead);
+    timing.extend_from_slice(b", upstream;dur=");
+    append_milliseconds(&mut timing, answer.waited);
+    exchange.field("server-timing", &timing);
     if let Some(location) = exchange.record.location.clone() {
         exchange.field(LOCATION_FIELD, location.as_bytes());
     }
@@ -314,8 +315,4 @@ pub(crate) fn media_type_is(headers: &HeaderMap, wanted: &[u8]) -> bool {
         let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
         media_type.trim_ascii().eq_ignore_ascii_case(wanted)
     })
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1000.0
 }

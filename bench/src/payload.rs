@@ -105,19 +105,16 @@ impl QuestionCheck {
     }
 }
 
-/// The one answer without a stream: a kilobyte, as a short chat has it.
+/// The one answer without a stream: a kilobyte, as Vertex AI writes a short one.
 pub(crate) fn answer() -> Bytes {
-    let text = &PROSE[..PROSE.len().min(400)];
-    let mut answer = format!(
-        "{{\"choices\":[{{\"finish_reason\":\"stop\",\"index\":0,\"logprobs\":null,\"message\":{{\"content\":\"{text}\",\
-         \"role\":\"assistant\"}}}}],\"created\":1750000000,\"id\":\"bench\",\"model\":\"google/gemini-2.5-flash\",\
-         \"object\":\"chat.completion\",\"system_fingerprint\":\"\",\"usage\":{{\"completion_tokens\":90,\"prompt_tokens\":\
-         200,\"total_tokens\":290}}"
-    )
-    .into_bytes();
-    answer.resize(1023, b' ');
-    answer.push(b'}');
-    answer.into()
+    let start = "{\"choices\":[{\"finish_reason\":\"stop\",\"index\":0,\"logprobs\":null,\"message\":{\"content\":\"";
+    let end = "\",\"role\":\"assistant\"}}],\"created\":1750000000,\"id\":\"bench\",\"model\":\"google/gemini-2.5-flash\",\
+        \"object\":\"chat.completion\",\"system_fingerprint\":\"\",\"usage\":{\"completion_tokens\":90,\
+        \"completion_tokens_details\":{\"reasoning_tokens\":504},\"extra_properties\":{\"google\":{\"traffic_type\":\
+        \"ON_DEMAND\"}},\"prompt_tokens\":200,\"total_tokens\":794}}";
+    let text = 1024 - start.len() - end.len();
+    let prose = &PROSE[..PROSE.len().min(text)];
+    Bytes::from(format!("{start}{prose}{}{end}", ".".repeat(text - prose.len())))
 }
 
 /// Bytes of one event, its blank line included: what Vertex AI sends for a handful of tokens.

@@ -13,7 +13,7 @@ pub fn check(body: &[u8]) {
         (Ok(Value::Object(fields)), Ok(parsed)) => {
             assert_eq!(fields["model"], *parsed.model);
             assert_eq!(parsed.stream, fields.get("stream") == Some(&Value::Bool(true)));
-            let messages = parsed.messages.map(|raw| serde_json::from_str::<Value>(raw.get()).expect("a part is JSON"));
+            let messages = parsed.messages.map(|raw| serde_json::from_str::<Value>(raw).expect("a part is JSON"));
             assert_eq!(fields.get("messages"), messages.as_ref());
         }
         (Ok(Value::Object(fields)), Err("missing_model")) => assert!(!fields.contains_key("model")),

@@ -4,7 +4,9 @@
 //! Through serde's generic path the line was an eighth of all instructions of a small request.
 
 use super::{Outcome, Record, Trace, text};
+use crate::clock::append_rfc3339;
 use crate::log::clock;
+use crate::numbers::{append_digits, append_milliseconds, append_number};
 use std::io::Write;
 use std::time::Duration;
 
@@ -20,12 +22,11 @@ pub(super) fn append_json(out: &mut Vec<u8>, record: &Record, outcome: Outcome, 
     out.extend_from_slice(record.route.as_bytes());
     out.push(b' ');
     match record.status {
-        Some(status) => number(out, status.into()),
+        Some(status) => append_number(out, status.into()),
         None => out.extend_from_slice(b"unanswered"),
     }
     out.extend_from_slice(b"\",\"time\":\"");
-    // Writing to memory cannot fail, here and below.
-    let _ = write!(out, "{}", jiff::Timestamp::now());
+    append_rfc3339(out);
     append_http_request(out, record, duration);
     if let Some(trace) = &record.trace {
         append_trace(out, &record.project, trace);
@@ -41,36 +42,36 @@ pub(super) fn append_json(out: &mut Vec<u8>, record: &Record, outcome: Outcome, 
     out.extend_from_slice(b",\"location\":");
     or_null(out, record.location.as_deref(), string);
     out.extend_from_slice(b",\"attempts\":");
-    or_null(out, record.attempts.map(u64::from), number);
+    or_null(out, record.attempts.map(u64::from), append_number);
     out.extend_from_slice(b",\"stream\":");
     or_null(out, record.stream, boolean);
     out.extend_from_slice(b",\"status\":");
-    or_null(out, record.status.map(u64::from), number);
+    or_null(out, record.status.map(u64::from), append_number);
     out.extend_from_slice(b",\"upstream_status\":");
-    or_null(out, record.upstream_status.map(u64::from), number);
+    or_null(out, record.upstream_status.map(u64::from), append_number);
     out.extend_from_slice(b",\"ttfb_ms\":");
-    or_null(out, record.first_byte, milliseconds);
+    or_null(out, record.first_byte, append_milliseconds);
     out.extend_from_slice(b",\"duration_ms\":");
-    milliseconds(out, duration);
+    append_milliseconds(out, duration);
     out.extend_from_slice(b",\"request_bytes\":");
-    number(out, record.request_bytes);
+    append_number(out, record.request_bytes);
     out.extend_from_slice(b",\"response_bytes\":");
-    number(out, record.response_bytes);
+    append_number(out, record.response_bytes);
     out.extend_from_slice(b",\"overhead_ms\":");
-    or_null(out, record.overhead, milliseconds);
+    or_null(out, record.overhead, append_milliseconds);
     out.extend_from_slice(b",\"signatures_kept\":");
-    number(out, record.signatures.kept.into());
+    append_number(out, record.signatures.kept.into());
     out.extend_from_slice(b",\"signatures_skipped\":");
-    number(out, record.signatures.skipped.into());
+    append_number(out, record.signatures.skipped.into());
     let tokens = record.tokens.unwrap_or_default();
     out.extend_from_slice(b",\"prompt_tokens\":");
-    or_null(out, tokens.prompt, number);
+    or_null(out, tokens.prompt, append_number);
     out.extend_from_slice(b",\"cached_tokens\":");
-    or_null(out, tokens.cached, number);
+    or_null(out, tokens.cached, append_number);
     out.extend_from_slice(b",\"completion_tokens\":");
-    or_null(out, tokens.answer, number);
+    or_null(out, tokens.answer, append_number);
     out.extend_from_slice(b",\"reasoning_tokens\":");
-    or_null(out, tokens.thinking, number);
+    or_null(out, tokens.thinking, append_number);
     out.extend_from_slice(b",\"error\":");
     or_null(out, record.error.as_deref(), string);
     out.extend_from_slice(b",\"outcome\":\"");
@@ -86,18 +87,18 @@ fn append_http_request(out: &mut Vec<u8>, record: &Record, duration: Duration) {
     out.extend_from_slice(record.route.as_bytes());
     if let Some(status) = record.status {
         out.extend_from_slice(b"\",\"status\":");
-        number(out, status.into());
+        append_number(out, status.into());
         out.extend_from_slice(b",\"requestSize\":\"");
     } else {
         out.extend_from_slice(b"\",\"requestSize\":\"");
     }
-    number(out, record.request_bytes);
+    append_number(out, record.request_bytes);
     out.extend_from_slice(b"\",\"responseSize\":\"");
-    number(out, record.response_bytes);
+    append_number(out, record.response_bytes);
     out.extend_from_slice(b"\",\"latency\":\"");
-    number(out, duration.as_secs());
+    append_number(out, duration.as_secs());
     out.push(b'.');
-    fraction::<6>(out, duration.subsec_micros());
+    append_digits::<6>(out, duration.subsec_micros());
     out.extend_from_slice(b"s\",\"protocol\":\"");
     out.extend_from_slice(record.protocol.as_bytes());
     out.extend_from_slice(b"\"}");
@@ -139,30 +140,9 @@ fn boolean(out: &mut Vec<u8>, value: bool) {
     out.extend_from_slice(if value { b"true" } else { b"false" });
 }
 
-fn number(out: &mut Vec<u8>, value: u64) {
-    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-}
-
-/// Milliseconds with three decimals.
-fn milliseconds(out: &mut Vec<u8>, duration: Duration) {
-    number(out, u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
-    out.push(b'.');
-    fraction::<3>(out, duration.subsec_micros() % 1000);
-}
-
-/// Exactly N decimal digits.
-fn fraction<const N: usize>(out: &mut Vec<u8>, mut value: u32) {
-    let mut digits = [b'0'; N];
-    for digit in digits.iter_mut().rev() {
-        // A digit is less than ten.
-        *digit += (value % 10) as u8;
-        value /= 10;
-    }
-    out.extend_from_slice(&digits);
-}
-
 /// Appends the line for people.
 pub(super) fn append_human(lines: &mut Vec<u8>, record: &Record, outcome: Outcome, duration: Duration) {
+    // Writing to memory cannot fail.
     let _ = write!(lines, "{} ", clock(jiff::Timestamp::now()));
     let _ = match record.status {
         Some(status) => write!(lines, "{status}"),

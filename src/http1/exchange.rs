@@ -5,16 +5,16 @@ use super::connection::{Connection, Interruption};
 use super::head::{BodyLength, Head, Method};
 use crate::access_log::{Outcome, Record};
 use crate::budget::BodyBudget;
+use crate::clock::append_http_date;
 use crate::config::AllowedOrigins;
 use crate::error::{self, ApiError};
 use crate::keys::{self, Admission};
+use crate::numbers::{append_hexadecimal, append_number};
 use crate::tokens::Meter;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use std::future::Future;
-use std::io::Write;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// Pieces up to this many bytes are copied together and sent at once; larger ones are sent from where they are.
 const COPIED_PIECE_BYTES: usize = 4 * 1024;
@@ -302,7 +302,13 @@ impl<'c> Exchange<'c> {
         out.clear();
         out.reserve(512);
         let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or_default();
-        let _ = write!(out, "HTTP/1.1 {status} {reason}\r\ndate: {}\r\n", httpdate::HttpDate::from(SystemTime::now()));
+        out.extend_from_slice(b"HTTP/1.1 ");
+        append_number(out, status.into());
+        out.push(b' ');
+        out.extend_from_slice(reason.as_bytes());
+        out.extend_from_slice(b"\r\ndate: ");
+        append_http_date(out);
+        out.extend_from_slice(b"\r\n");
         let id = self.record.id;
         self.field("x-request-id", id.as_str().as_bytes());
         if let Some(origin) = self.allowed_origin.clone() {
@@ -339,7 +345,10 @@ impl<'c> Exchange<'c> {
     /// Adds `content-length`.
     pub fn length_field(&mut self, length: u64) {
         self.length_left = length;
-        let _ = write!(self.connection.output, "content-length: {length}\r\n");
+        let out = &mut self.connection.output;
+        out.extend_from_slice(b"content-length: ");
+        append_number(out, length);
+        out.extend_from_slice(b"\r\n");
     }
 
     /// Ends the head.
@@ -377,7 +386,9 @@ impl<'c> Exchange<'c> {
             self.record.first_byte = Some(self.record.elapsed());
         }
         let end: &[u8] = if self.framing == Framing::Chunked {
-            let _ = write!(self.connection.output, "{:x}\r\n", piece.len());
+            let out = &mut self.connection.output;
+            append_hexadecimal(out, piece.len());
+            out.extend_from_slice(b"\r\n");
             b"\r\n"
         } else {
             b""
@@ -414,7 +425,8 @@ impl<'c> Exchange<'c> {
     /// That the client is gone or the grace period is over.
     pub async fn aside(&mut self, chunk: &[u8]) -> Result<(), Interruption> {
         let out = &mut self.connection.output;
-        let _ = write!(out, "{:x}\r\n", chunk.len());
+        append_hexadecimal(out, chunk.len());
+        out.extend_from_slice(b"\r\n");
         out.extend_from_slice(chunk);
         out.extend_from_slice(b"\r\n");
         self.send_queued().await

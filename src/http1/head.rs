@@ -5,9 +5,13 @@
 
 use crate::error::ApiError;
 use bytes::{Bytes, BytesMut};
+use memchr::memmem;
 use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::sync::LazyLock;
 
+/// Where a head ends, if all its lines end as they must.
+static END: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(b"\r\n\r\n"));
 /// Largest head in bytes. Cloud Run's front end allows 64 KiB; nginx defaults to four buffers of 8 KiB.
 const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// Most header fields. Apache and hyper allow 100.
@@ -67,8 +71,32 @@ pub struct Head {
     pub expects_continue: bool,
     /// Whether the client expects something that nobody can do for it.
     pub expectation_fails: bool,
-    path: Range<usize>,
-    fields: Vec<(Range<usize>, Range<usize>)>,
+    path: Span,
+    fields: Vec<(Span, Span)>,
+}
+
+/// Where something stands in a head: small, since a head is held as long as its answer streams.
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    start: u16,
+    length: u16,
+}
+
+// Every place in the largest head has a number.
+const _: () = assert!(MAX_HEAD_BYTES <= u16::MAX as usize);
+
+impl Span {
+    /// Where `part` stands in the head that it is a part of.
+    fn of(part: &[u8], head: &[u8]) -> Self {
+        let start = part.as_ptr() as usize - head.as_ptr() as usize;
+        // No head is larger than the numbers are.
+        Self { start: start as u16, length: part.len() as u16 }
+    }
+
+    fn range(self) -> Range<usize> {
+        let start = usize::from(self.start);
+        start..start + usize::from(self.length)
+    }
 }
 
 impl Head {
@@ -83,7 +111,7 @@ impl Head {
             keep_alive: false,
             expects_continue: false,
             expectation_fails: false,
-            path: 0..0,
+            path: Span::default(),
             fields: Vec::new(),
         }
     }
@@ -93,18 +121,15 @@ impl Head {
     /// # Errors
     /// When what is there can never become a valid head.
     pub fn take(input: &mut BytesMut) -> Result<Option<Self>, ApiError> {
-        let Some(length) = end_of_head(input) else {
+        let Some(length) = end_of_head(input)? else {
             return if input.len() > MAX_HEAD_BYTES { Err(ApiError::HeadersTooLarge) } else { Ok(None) };
         };
-        if length > MAX_HEAD_BYTES {
-            return Err(ApiError::HeadersTooLarge);
-        }
         let bytes = input.split_to(length).freeze();
         Self::parse(bytes).map(Some)
     }
 
+    /// Reads a head of at most [`MAX_HEAD_BYTES`].
     fn parse(bytes: Bytes) -> Result<Self, ApiError> {
-        refuse_bare_line_feeds(&bytes)?;
         let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(&bytes, &mut fields) {
@@ -117,10 +142,6 @@ impl Head {
         let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
             return Err(ApiError::BadRequest("the request line is incomplete"));
         };
-        let span = |part: &[u8]| {
-            let start = part.as_ptr() as usize - bytes.as_ptr() as usize;
-            start..start + part.len()
-        };
         let method = match method {
             "GET" => Method::Get,
             "HEAD" => Method::Head,
@@ -128,9 +149,12 @@ impl Head {
             "OPTIONS" => Method::Options,
             _ => Method::Other,
         };
-        let path = span(path_of(target).as_bytes());
-        let fields: Vec<_> =
-            request.headers.iter().map(|field| (span(field.name.as_bytes()), span(field.value))).collect();
+        let path = Span::of(path_of(target).as_bytes(), &bytes);
+        let spans = request
+            .headers
+            .iter()
+            .map(|field| (Span::of(field.name.as_bytes(), &bytes), Span::of(field.value, &bytes)));
+        let fields: Vec<_> = spans.collect();
         let mut head = Self {
             bytes: bytes.clone(),
             method,
@@ -211,23 +235,32 @@ impl Head {
     /// The path of the target, without the query.
     #[must_use]
     pub fn path(&self) -> &[u8] {
-        &self.bytes[self.path.clone()]
+        &self.bytes[self.path.range()]
     }
 
     /// The same, to be kept while the head is used.
     #[must_use]
     pub fn shared_path(&self) -> Bytes {
-        self.bytes.slice(self.path.clone())
+        self.bytes.slice(self.path.range())
     }
 
     /// All header fields.
     pub fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.fields.iter().map(|(name, value)| (&self.bytes[name.clone()], &self.bytes[value.clone()]))
+        self.fields.iter().map(|(name, value)| (&self.bytes[name.range()], &self.bytes[value.range()]))
+    }
+
+    /// Where all values of a header field stand.
+    fn spans<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Range<usize>> + 'a {
+        // The length tells most fields apart before any byte is looked at.
+        let is_it = move |known: Span| {
+            usize::from(known.length) == name.len() && self.bytes[known.range()].eq_ignore_ascii_case(name.as_bytes())
+        };
+        self.fields.iter().filter(move |(known, _)| is_it(*known)).map(|(_, value)| value.range())
     }
 
     /// All values of a header field; `name` in lower case.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields().filter(move |(known, _)| known.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+        self.spans(name).map(|span| &self.bytes[span])
     }
 
     /// The first value of a header field; `name` in lower case.
@@ -239,14 +272,31 @@ impl Head {
     /// The first value of a header field as a shared slice; `name` in lower case.
     #[must_use]
     pub fn shared_value(&self, name: &str) -> Option<Bytes> {
-        let is_it = |field: &Range<usize>| self.bytes[field.clone()].eq_ignore_ascii_case(name.as_bytes());
-        self.fields.iter().find(|(known, _)| is_it(known)).map(|(_, value)| self.bytes.slice(value.clone()))
+        self.spans(name).next().map(|span| self.bytes.slice(span))
     }
 }
 
-/// How many bytes the head has, its last empty line included. Bare line feeds count here, so that a head with them
-/// is refused at once and not waited for.
-fn end_of_head(input: &[u8]) -> Option<usize> {
+/// How many bytes the head has, its last empty line included; `None` while its end has not come.
+///
+/// # Errors
+/// When it is too large, or when a line of it ends in a bare line feed: that is refused at once and not waited for.
+fn end_of_head(input: &[u8]) -> Result<Option<usize>, ApiError> {
+    let regular = END.find(input).map(|at| at + 4);
+    let within = regular.map_or(input, |end| &input[..end]);
+    if has_bare_line_feed(within)
+        && let Some(end) = irregular_end(within)
+    {
+        return Err(if end > MAX_HEAD_BYTES {
+            ApiError::HeadersTooLarge
+        } else {
+            ApiError::BadRequest("lines must end in CR LF")
+        });
+    }
+    if regular.is_some_and(|end| end > MAX_HEAD_BYTES) { Err(ApiError::HeadersTooLarge) } else { Ok(regular) }
+}
+
+/// The end of a head, whatever its lines end in.
+fn irregular_end(input: &[u8]) -> Option<usize> {
     memchr::memchr_iter(b'\n', input).find_map(|at| match &input[at + 1..] {
         [b'\n', ..] => Some(at + 2),
         [b'\r', b'\n', ..] => Some(at + 3),
@@ -254,12 +304,12 @@ fn end_of_head(input: &[u8]) -> Option<usize> {
     })
 }
 
-fn refuse_bare_line_feeds(head: &[u8]) -> Result<(), ApiError> {
-    let is_bare = |at: usize| at == 0 || head[at - 1] != b'\r';
-    match memchr::memchr_iter(b'\n', head).find(|at| is_bare(*at)) {
-        Some(_) => Err(ApiError::BadRequest("lines must end in CR LF")),
-        None => Ok(()),
-    }
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    let Some((first, behind)) = head.split_first() else { return false };
+    // Without a branch, so that many bytes are looked at at once.
+    let is_bare = |before: u8, byte: u8| u8::from(byte == b'\n') & u8::from(before != b'\r');
+    let bare = head.iter().zip(behind).fold(0, |found, (before, byte)| found | is_bare(*before, *byte));
+    bare != 0 || *first == b'\n'
 }
 
 fn parse_length(value: &[u8]) -> Option<u64> {
@@ -382,6 +432,15 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_head_ends_with_its_first_empty_line_whatever_the_lines_end_in(text in "(a|\r\n|\r\n|\r|\n){0,12}") {
+            let end = irregular_end(text.as_bytes());
+            let is_bare = end.is_some_and(|end| text[..end].replace("\r\n", "").contains('\n'));
+            let found = end_of_head(text.as_bytes());
+            prop_assert_eq!(found.is_err(), is_bare);
+            prop_assert_eq!(found.unwrap_or(end), end);
+        }
+
         #[test]
         fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Head::take(&mut BytesMut::from(&bytes[..]));

@@ -39,14 +39,14 @@ struct Object<'a> {
 const MAX_PLACES: usize = 256;
 
 /// All places in the messages, by their offsets in `body`; none where there are more than any real turn has.
-pub(super) fn find<'a>(body: &'a [u8], messages: &'a RawValue) -> Vec<Place<'a>> {
+pub(super) fn find<'a>(body: &'a [u8], messages: &'a str) -> Vec<Place<'a>> {
     // Most requests have no calls: nothing is parsed for them.
-    if memchr::memmem::find(messages.get().as_bytes(), b"tool_calls").is_none()
-        && memchr::memchr(b'\\', messages.get().as_bytes()).is_none()
+    if memchr::memmem::find(messages.as_bytes(), b"tool_calls").is_none()
+        && memchr::memchr(b'\\', messages.as_bytes()).is_none()
     {
         return Vec::new();
     }
-    let Ok(messages) = serde_json::from_str::<Vec<&RawValue>>(messages.get()) else { return Vec::new() };
+    let Ok(messages) = serde_json::from_str::<Vec<&RawValue>>(messages) else { return Vec::new() };
     let mut places = Vec::new();
     for message in messages.iter().rev() {
         let Ok(message) = serde_json::from_str::<Message<'_>>(message.get()) else { continue };
@@ -145,9 +145,8 @@ mod tests {
 
     /// The messages with the signature put into every place.
     fn filled(messages: &str) -> String {
-        let raw: &RawValue = serde_json::from_str(messages).unwrap();
         let mut out = messages.to_owned();
-        for place in find(messages.as_bytes(), raw).into_iter().rev() {
+        for place in find(messages.as_bytes(), messages).into_iter().rev() {
             out.replace_range(place.at, &format!("{}\"S\"{}", place.around.0, place.around.1));
         }
         out
@@ -207,8 +206,7 @@ mod tests {
     #[test]
     fn every_step_of_the_turn_counts_and_ids_are_read() {
         let messages = r#"[{"role":"us\u0065r"},{"role":"assistant","tool_calls":[{"id":"a\u0062"}]},{"role":"tool"},{"tool_calls":[{"id":7}],"role":"assistant"}]"#;
-        let raw: &RawValue = serde_json::from_str(messages).unwrap();
-        let places = find(messages.as_bytes(), raw);
+        let places = find(messages.as_bytes(), messages);
         let calls: Vec<_> = places.iter().map(|place| place.call.as_deref()).collect();
         assert_eq!(calls, [Some("ab"), None]);
     }
@@ -218,8 +216,7 @@ mod tests {
         let step = r#"{"role":"assistant","tool_calls":[{}]},"#;
         for (steps, found) in [(MAX_PLACES, MAX_PLACES), (MAX_PLACES + 1, 0)] {
             let messages = format!("[{}{{\"role\":\"tool\"}}]", step.repeat(steps));
-            let raw: &RawValue = serde_json::from_str(&messages).unwrap();
-            assert_eq!(find(messages.as_bytes(), raw).len(), found);
+            assert_eq!(find(messages.as_bytes(), &messages).len(), found);
         }
     }
 

@@ -6,6 +6,21 @@
 /// More of a value is not kept, in bytes. What is cut off is no JSON any more.
 const MAX_VALUE_BYTES: usize = 16 * 1024;
 
+/// What means something outside of strings: within a nested value too, or in a top-level one only. All else is passed
+/// over in a loop of a few instructions.
+const NESTED: u8 = 1;
+const TOP_LEVEL: u8 = 2;
+const STRUCTURE: [u8; 256] = {
+    let mut table = [0; 256];
+    table[b'"' as usize] = NESTED;
+    table[b'{' as usize] = NESTED;
+    table[b'[' as usize] = NESTED;
+    table[b'}' as usize] = NESTED;
+    table[b']' as usize] = NESTED;
+    table[b',' as usize] = TOP_LEVEL;
+    table
+};
+
 /// Looks for one field.
 #[derive(Debug)]
 pub(super) struct Finder {
@@ -58,8 +73,8 @@ impl Finder {
         while !part.is_empty() {
             let read = match self.state {
                 State::Broken => return,
-                State::String => self.read_string(part),
-                State::Value => self.read_value(part),
+                State::Value | State::String => self.read_value(part),
+                State::Key(known) => self.read_key(known, part),
                 _ => self.read_between(part),
             };
             part = part.get(read..).unwrap_or_default();
@@ -73,74 +88,84 @@ impl Finder {
         found.then_some(&mut self.value)
     }
 
-    /// Reads up to what ends a run of one kind, and says how far that was.
-    fn read_string(&mut self, part: &[u8]) -> usize {
-        let read = if std::mem::take(&mut self.is_escaped) {
-            1
-        } else {
-            match memchr::memchr2(b'"', b'\\', part) {
-                None => part.len(),
-                Some(at) => {
-                    if part.get(at) == Some(&b'"') {
-                        self.state = State::Value;
-                    } else {
-                        self.is_escaped = true;
-                    }
-                    at + 1
-                }
-            }
-        };
-        self.keep(part, read);
-        read
-    }
-
+    /// Reads a value up to its end, and says how far that was.
     fn read_value(&mut self, part: &[u8]) -> usize {
         let mut read = 0;
-        for byte in part {
-            match (byte, self.depth) {
-                (b'"', _) => {
-                    self.state = State::String;
-                    read += 1;
-                    break;
+        let end = loop {
+            let rest = part.get(read..).unwrap_or_default();
+            if self.state == State::String {
+                read += self.read_string(rest);
+                if self.state == State::String {
+                    break read;
                 }
-                (b'{' | b'[', _) => match self.depth.checked_add(1) {
+                continue;
+            }
+            let kinds = if self.depth == 0 { TOP_LEVEL | NESTED } else { NESTED };
+            let Some(plain) = rest.iter().position(|byte| STRUCTURE[usize::from(*byte)] & kinds != 0) else {
+                read = part.len();
+                break read;
+            };
+            let at = read + plain;
+            read = at + 1;
+            match (rest.get(plain), self.depth) {
+                (Some(b'"'), _) => self.state = State::String,
+                (Some(b'{' | b'['), _) => match self.depth.checked_add(1) {
                     Some(depth) => self.depth = depth,
                     None => self.state = State::Broken,
                 },
-                (b'}', 0) => self.state = State::End,
-                (b',', 0) => self.state = State::BeforeKey,
-                (b']', 0) => self.state = State::Broken,
-                (b'}' | b']', _) => self.depth -= 1,
+                (Some(b'}'), 0) => self.state = State::End,
+                (Some(b','), 0) => self.state = State::BeforeKey,
+                (Some(b']'), 0) => self.state = State::Broken,
+                (Some(b'}' | b']'), _) => self.depth -= 1,
                 _ => {}
             }
-            if self.state != State::Value {
+            if !matches!(self.state, State::Value | State::String) {
                 // The byte that ended it is no part of it.
-                self.keep(part, read);
-                return read + 1;
+                break at;
             }
-            read += 1;
-        }
-        self.keep(part, read);
+        };
+        self.keep(part, end);
         read
     }
 
-    /// Reads one byte that stands outside of values.
-    fn read_between(&mut self, part: &[u8]) -> usize {
-        let Some(byte) = part.first() else { return 0 };
-        self.state = match (self.state, byte) {
-            (State::Key(Some(known)), b'"') => {
-                self.is_wanted = known == self.name.len();
-                State::BeforeColon
+    /// Reads a string up to its end, and says how far that was: all of it where the end has not come.
+    fn read_string(&mut self, part: &[u8]) -> usize {
+        let mut read = usize::from(std::mem::take(&mut self.is_escaped) && !part.is_empty());
+        while let Some(at) = memchr::memchr2(b'"', b'\\', part.get(read..).unwrap_or_default()) {
+            let behind = read + at + 1;
+            if part.get(behind - 1) == Some(&b'"') {
+                self.state = State::Value;
+                return behind;
             }
-            (State::Key(None), b'"') => {
-                self.is_wanted = false;
+            read = behind + 1;
+        }
+        // A backslash was the last byte.
+        self.is_escaped = read > part.len();
+        part.len()
+    }
+
+    /// Reads a key up to its end, and says how far that was.
+    fn read_key(&mut self, known: Option<usize>, part: &[u8]) -> usize {
+        let end = memchr::memchr2(b'"', b'\\', part).unwrap_or(part.len());
+        let run = part.get(..end).unwrap_or_default();
+        let is_name = |known: &usize| self.name.get(*known..).is_some_and(|rest| rest.starts_with(run));
+        let known = known.filter(is_name).map(|known| known + run.len());
+        self.state = match part.get(end) {
+            None => State::Key(known),
+            Some(b'"') => {
+                self.is_wanted = known == Some(self.name.len());
                 State::BeforeColon
             }
             // It could be any name, and nobody writes one so.
-            (State::Key(_), b'\\') => State::Broken,
-            (State::Key(known), byte) => {
-                State::Key(known.filter(|known| self.name.get(*known) == Some(byte)).map(|known| known + 1))
-            }
+            Some(_) => State::Broken,
+        };
+        end + 1
+    }
+
+    /// Reads one byte that stands between keys and values.
+    fn read_between(&mut self, part: &[u8]) -> usize {
+        let Some(byte) = part.first() else { return 0 };
+        self.state = match (self.state, byte) {
             (state, b' ' | b'\t' | b'\n' | b'\r') => state,
             (State::Start, b'{') => State::BeforeKey,
             (State::BeforeKey, b'"') => State::Key(Some(0)),
@@ -267,6 +292,8 @@ mod tests {
         ) {
             let (one, two) = bytes.split_at(cut.index(bytes.len() + 1));
             prop_assert_eq!(find(&[one, two]), find(&[&bytes]));
+            let single: Vec<&[u8]> = bytes.chunks(1).collect();
+            prop_assert_eq!(find(&single), find(&[&bytes]));
         }
     }
 }

@@ -6,11 +6,10 @@
 
 mod field;
 
-use crate::json::Fields;
+use crate::json;
 use crate::tap::Listener;
 use field::Finder;
 use memchr::memmem;
-use serde_json::value::RawValue;
 use std::sync::LazyLock;
 
 /// The field as it stands in an answer. Within a JSON string its quotes would be escaped.
@@ -35,12 +34,14 @@ impl Tokens {
     /// Reads a `usage` object; `None` where it is none, or a count in it is no count.
     #[must_use]
     pub fn parse(usage: &[u8]) -> Option<Self> {
-        let usage: Fields<'_> = serde_json::from_slice(usage).ok()?;
+        let names = ["prompt_tokens", "prompt_tokens_details", "completion_tokens", "completion_tokens_details"];
+        let [prompt, prompt_details, completion, completion_details] =
+            json::values(std::str::from_utf8(usage).ok()?, names)?;
         let tokens = Self {
-            prompt: count(usage.get("prompt_tokens"))?,
-            cached: count_within(usage.get("prompt_tokens_details"), "cached_tokens")?,
-            answer: count(usage.get("completion_tokens"))?,
-            thinking: count_within(usage.get("completion_tokens_details"), "reasoning_tokens")?,
+            prompt: count(prompt)?,
+            cached: count_within(prompt_details, "cached_tokens")?,
+            answer: count(completion)?,
+            thinking: count_within(completion_details, "reasoning_tokens")?,
         };
         (tokens != Self::default()).then_some(tokens)
     }
@@ -72,18 +73,21 @@ pub fn may_have_cost(status: Option<u16>, error: Option<&str>) -> bool {
 }
 
 /// A count that may be left out; `None` is something else in its place.
-fn count(raw: Option<&RawValue>) -> Option<Option<u64>> {
-    match raw.map(RawValue::get) {
+fn count(raw: Option<&str>) -> Option<Option<u64>> {
+    match raw {
         None | Some("null") => Some(None),
         Some(number) => number.parse().ok().filter(|count| *count <= MAX_COUNT).map(Some),
     }
 }
 
 /// A count in an object that may be left out.
-fn count_within(raw: Option<&RawValue>, name: &str) -> Option<Option<u64>> {
-    match raw.map(RawValue::get) {
+fn count_within(raw: Option<&str>, name: &str) -> Option<Option<u64>> {
+    match raw {
         None | Some("null") => Some(None),
-        Some(object) => count(serde_json::from_str::<Fields<'_>>(object).ok()?.get(name)),
+        Some(object) => {
+            let [value] = json::values(object, [name])?;
+            count(value)
+        }
     }
 }
 
@@ -137,6 +141,7 @@ mod tests {
     use super::*;
     use crate::tap::{Form, Tap};
     use proptest::prelude::*;
+    use serde_json::Value;
 
     const USAGE: &str = r#"{"completion_tokens":45,"completion_tokens_details":{"reasoning_tokens":504},"extra_properties":{"google":{"traffic_type":"ON_DEMAND"}},"prompt_tokens":27,"prompt_tokens_details":{"cached_tokens":3},"total_tokens":576}"#;
     const TOKENS: Tokens = Tokens { prompt: Some(27), cached: Some(3), answer: Some(45), thinking: Some(504) };
@@ -187,6 +192,13 @@ mod tests {
         ] {
             assert_eq!(Tokens::parse(usage.as_bytes()), None, "{usage}");
         }
+    }
+
+    #[test]
+    fn the_last_of_two_counts() {
+        let usage = br#"{"prompt_tokens":-1,"prompt_tokens":1,"prompt_tokens_details":[],"prompt_tokens_details":{"cached_tokens":"x","cached_tokens":2},"cached_tokens":9}"#;
+        assert_eq!(Tokens::parse(usage), Some(Tokens { prompt: Some(1), cached: Some(2), ..Tokens::default() }));
+        assert_eq!(Tokens::parse(br#"{"prompt_tokens":1,"prompt_tokens":-1}"#), None);
     }
 
     #[test]
@@ -261,13 +273,59 @@ mod tests {
     /// What a client would make of the events, one parsed after another.
     fn expected(events: &[(String, &str)]) -> Option<Tokens> {
         let mut usages = events.iter().filter_map(|(data, _)| {
-            let value: serde_json::Value = serde_json::from_str(data).ok()?;
+            let value: Value = serde_json::from_str(data).ok()?;
             Some(value.get("usage")?.to_string()).filter(|usage| usage.contains("_tokens"))
         });
         usages.next_back().and_then(|usage| Tokens::parse(usage.as_bytes()))
     }
 
+    /// What is understood of a value, read from a tree of it.
+    fn understood(usage: &Value) -> Option<Tokens> {
+        let usage = usage.as_object()?;
+        let count = |value: Option<&Value>| match value {
+            None | Some(Value::Null) => Some(None),
+            Some(value) => value.as_u64().filter(|count| *count <= MAX_COUNT).map(Some),
+        };
+        let within = |details: Option<&Value>, name: &str| match details {
+            None | Some(Value::Null) => Some(None),
+            Some(details) => count(details.as_object()?.get(name)),
+        };
+        let tokens = Tokens {
+            prompt: count(usage.get("prompt_tokens"))?,
+            cached: within(usage.get("prompt_tokens_details"), "cached_tokens")?,
+            answer: count(usage.get("completion_tokens"))?,
+            thinking: within(usage.get("completion_tokens_details"), "reasoning_tokens")?,
+        };
+        (tokens != Tokens::default()).then_some(tokens)
+    }
+
+    /// Any JSON, rich in what a usage has.
+    fn like_usage() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            8 => (0..1000_u64).prop_map(Value::from),
+            1 => any::<u64>().prop_map(Value::from),
+            1 => any::<i64>().prop_map(Value::from),
+            1 => any::<f64>().prop_map(Value::from),
+            1 => any::<bool>().prop_map(Value::from),
+            1 => any::<String>().prop_map(Value::from),
+            2 => Just(Value::Null),
+        ];
+        let name = "(prompt|completion)_tokens(_details)?|(cached|reasoning)_tokens|[a-z]";
+        leaf.prop_recursive(3, 16, 5, move |inner| {
+            prop_oneof![
+                1 => proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                6 => proptest::collection::hash_map(name, inner, 0..5)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
     proptest! {
+        #[test]
+        fn a_usage_is_understood_as_a_tree_of_it_would_be(usage in like_usage()) {
+            prop_assert_eq!(Tokens::parse(usage.to_string().as_bytes()), understood(&usage), "{}", usage);
+        }
+
         #[test]
         fn pieces_of_any_size_are_metered_as_a_client_would(
             events in proptest::collection::vec((data(), proptest::sample::select(vec!["\n\n", "\r\n\r\n", "\r\r", "\n: x\r\n\n"])), 0..6),

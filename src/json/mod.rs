@@ -1,5 +1,9 @@
 //! JSON objects as they were written: fields in order, raw, repeated ones included.
 
+mod scan;
+
+pub use scan::{fields, is_name, values};
+
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;

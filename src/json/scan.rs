@@ -1,0 +1,371 @@
+//! One pass over a JSON object on a request's path, which judges all of it and shows the fields on top.
+//!
+//! RFC 8259 to the letter, as serde_json has it for what it passes over: a lone surrogate may stand, a control character
+//! may not, and depth is no limit. It does in a third of the instructions what serde_json does, and says nothing of what
+//! is wrong: whoever has to tell asks serde_json again.
+
+use super::text;
+
+/// Shows the fields of an object in their order, name and value as they were written; `None` where `object` is none, or
+/// not one alone. The fields before a mistake have been shown by then.
+pub fn fields<'a>(object: &'a str, mut show: impl FnMut(&'a str, &'a str)) -> Option<()> {
+    let mut scanner = Scanner { text: object.as_bytes(), at: 0 };
+    scanner.skip_blanks();
+    scanner.take(b'{')?;
+    scanner.skip_blanks();
+    if scanner.take(b'}').is_none() {
+        loop {
+            let begin = scanner.at;
+            scanner.string()?;
+            let name = object.get(begin..scanner.at)?;
+            scanner.colon()?;
+            let begin = scanner.at;
+            scanner.value()?;
+            show(name, object.get(begin..scanner.at)?);
+            scanner.skip_blanks();
+            if scanner.take(b'}').is_some() {
+                break;
+            }
+            scanner.take(b',')?;
+            scanner.skip_blanks();
+        }
+    }
+    scanner.skip_blanks();
+    (scanner.at == object.len()).then_some(())
+}
+
+/// The values of a few fields of an object, as they were written, the last one where a field stands twice; `None` where
+/// this is no object.
+#[must_use]
+pub fn values<'a, const N: usize>(object: &'a str, names: [&str; N]) -> Option<[Option<&'a str>; N]> {
+    let mut values = [None; N];
+    fields(object, |raw, value| {
+        let at = names.iter().position(|name| is_name(raw, name));
+        if let Some(known) = at.and_then(|at| values.get_mut(at)) {
+            *known = Some(value);
+        }
+    })?;
+    Some(values)
+}
+
+/// Whether a field's name, as it was written, spells `name`, with or without escapes.
+#[must_use]
+pub fn is_name(raw: &str, name: &str) -> bool {
+    let inside = raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default();
+    // An escape is longer than what it stands for.
+    if inside.len() == name.len() { inside == name } else { inside.len() > name.len() && is_escaped_name(raw, name) }
+}
+
+fn is_escaped_name(raw: &str, name: &str) -> bool {
+    memchr::memchr(b'\\', raw.as_bytes()).is_some() && text(raw).is_some_and(|text| text == name)
+}
+
+struct Scanner<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+/// Which of the objects and arrays under way are objects: a bit for each, the innermost last. No allocation for less than
+/// 65 of them.
+#[derive(Default)]
+struct Nesting {
+    depth: usize,
+    last: u64,
+    before: Vec<u64>,
+}
+
+impl Nesting {
+    fn push(&mut self, is_object: bool) {
+        if self.depth != 0 && self.depth.is_multiple_of(64) {
+            self.before.push(self.last);
+        }
+        self.last = self.last << 1 | u64::from(is_object);
+        self.depth += 1;
+    }
+
+    fn pop(&mut self) {
+        self.depth -= 1;
+        self.last >>= 1;
+        if self.depth != 0 && self.depth.is_multiple_of(64) {
+            self.last = self.before.pop().unwrap_or_default();
+        }
+    }
+
+    fn is_in_object(&self) -> bool {
+        self.last & 1 == 1
+    }
+}
+
+impl Scanner<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+
+    fn take(&mut self, byte: u8) -> Option<()> {
+        (self.peek() == Some(byte)).then(|| self.at += 1)
+    }
+
+    fn skip_blanks(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\n' | b'\r' | b'\t')) {
+            self.at += 1;
+        }
+    }
+
+    /// A colon with the blanks around it.
+    fn colon(&mut self) -> Option<()> {
+        self.skip_blanks();
+        self.take(b':')?;
+        self.skip_blanks();
+        Some(())
+    }
+
+    /// A value of any kind.
+    fn value(&mut self) -> Option<()> {
+        let mut nesting = Nesting::default();
+        loop {
+            match self.peek()? {
+                b'"' => self.string()?,
+                b'{' => {
+                    self.at += 1;
+                    self.skip_blanks();
+                    if self.take(b'}').is_none() {
+                        nesting.push(true);
+                        self.string()?;
+                        self.colon()?;
+                        continue;
+                    }
+                }
+                b'[' => {
+                    self.at += 1;
+                    self.skip_blanks();
+                    if self.take(b']').is_none() {
+                        nesting.push(false);
+                        continue;
+                    }
+                }
+                b't' => self.word(b"true")?,
+                b'f' => self.word(b"false")?,
+                b'n' => self.word(b"null")?,
+                _ => self.number()?,
+            }
+            // Behind a value.
+            loop {
+                if nesting.depth == 0 {
+                    return Some(());
+                }
+                self.skip_blanks();
+                let byte = self.peek()?;
+                self.at += 1;
+                match (byte, nesting.is_in_object()) {
+                    (b'}', true) | (b']', false) => nesting.pop(),
+                    (b',', true) => {
+                        self.skip_blanks();
+                        self.string()?;
+                        self.colon()?;
+                        break;
+                    }
+                    (b',', false) => {
+                        self.skip_blanks();
+                        break;
+                    }
+                    _ => return None,
+                }
+            }
+        }
+    }
+
+    fn word(&mut self, word: &[u8]) -> Option<()> {
+        self.text.get(self.at..)?.starts_with(word).then(|| self.at += word.len())
+    }
+
+    fn number(&mut self) -> Option<()> {
+        let _ = self.take(b'-');
+        match self.peek()? {
+            b'0' => self.at += 1,
+            _ => self.digits()?,
+        }
+        if self.take(b'.').is_some() {
+            self.digits()?;
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Some(())
+    }
+
+    /// One digit or more.
+    fn digits(&mut self) -> Option<()> {
+        let begin = self.at;
+        while matches!(self.peek(), Some(b'0'..=b'9')) {
+            self.at += 1;
+        }
+        (self.at > begin).then_some(())
+    }
+
+    fn string(&mut self) -> Option<()> {
+        self.take(b'"')?;
+        loop {
+            let rest = self.text.get(self.at..)?;
+            let plain = plain_bytes(rest);
+            match rest.get(plain..)? {
+                [b'"', ..] => {
+                    self.at += plain + 1;
+                    return Some(());
+                }
+                [b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => self.at += plain + 2,
+                [b'\\', b'u', digits @ ..] => {
+                    let digits = digits.first_chunk::<4>()?;
+                    digits.iter().all(u8::is_ascii_hexdigit).then_some(())?;
+                    self.at += plain + 6;
+                }
+                _ => return None,
+            }
+        }
+    }
+}
+
+/// How many bytes mean nothing but themselves in a string, from the front.
+fn plain_bytes(bytes: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = 0x8080_8080_8080_8080;
+    // The top bit of a byte is set where it is 0; in bytes behind the first such one it may be wrong.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
+    let mut plain = 0;
+    while let Some(eight) = bytes.get(plain..).and_then(<[u8]>::first_chunk::<8>) {
+        let word = u64::from_le_bytes(*eight);
+        let is_quote = zeros(word ^ (ONES * b'"' as u64));
+        let is_backslash = zeros(word ^ (ONES * b'\\' as u64));
+        let is_control = word.wrapping_sub(ONES * 0x20) & !word;
+        let special = (is_quote | is_backslash | is_control) & TOPS;
+        if special != 0 {
+            return plain + special.trailing_zeros() as usize / 8;
+        }
+        plain += 8;
+    }
+    let rest = bytes.get(plain..).unwrap_or_default();
+    plain + rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..0x20)).unwrap_or(rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Fields;
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::value::RawValue;
+
+    /// Names and values by this scanner.
+    fn scanned(text: &str) -> Option<Vec<(&str, &str)>> {
+        let mut found = Vec::new();
+        fields(text, |name, value| found.push((name, value)))?;
+        Some(found)
+    }
+
+    /// The same by serde_json; a name that is no text is left as it is.
+    fn parsed(text: &str) -> Option<Vec<(String, &str)>> {
+        let found: Fields<'_> = serde_json::from_str(text).ok()?;
+        Some(found.0.iter().map(|(name, value)| (name.clone().into_owned(), value.get())).collect())
+    }
+
+    fn agree(text: &str) {
+        let spelled = |name: &str| super::super::text(name).map_or("\u{fffd}".to_owned(), |name| name.into_owned());
+        let scanned = scanned(text).map(|all| all.into_iter().map(|(name, value)| (spelled(name), value)).collect());
+        assert_eq!(scanned, parsed(text), "{text}");
+    }
+
+    #[test]
+    fn what_stands_on_top_is_shown() {
+        assert_eq!(
+            scanned(" {\n\"a\" : [1, {\"b\":2}] ,\"b\":\"\\\"}\"\t}\r\n").unwrap(),
+            [("\"a\"", "[1, {\"b\":2}]"), ("\"b\"", "\"\\\"}\"")]
+        );
+        assert_eq!(scanned("{}").unwrap(), []);
+    }
+
+    #[test]
+    fn every_byte_everywhere_is_judged_as_serde_json_does() {
+        let texts = [
+            "{}",
+            "{\"a\":1}",
+            "{\"a\":[]}",
+            "{\"a\":{}}",
+            "{\"a\":\"\\u00e9\\\\x12345678\"}",
+            "{\"a\":-0.1e+1}",
+            "{\"a\":10,\"b\":[true,false,null,{\"c\":[0]}]}",
+            "{\"a\\u0062\":\"\\ud800 12345678 \\n\",\"a\":0}",
+            "[1]",
+            "{\"a\":\"12345678901234567\"}",
+        ];
+        for text in texts {
+            agree(text);
+            for at in 0..=text.len() {
+                agree(&text[..at]);
+                for byte in 0..128_u8 {
+                    let byte = char::from(byte);
+                    agree(&format!("{}{byte}{}", &text[..at], &text[at..]));
+                    agree(&format!("{}{byte}{}", &text[..at], text.get(at + 1..).unwrap_or_default()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn depth_is_no_limit() {
+        for depth in [63, 64, 65, 127, 128, 129, 1_000] {
+            let text = |close: &str| format!("{{\"x\":{}{close}}}", "[{\"a\":".repeat(depth));
+            agree(&text(&format!("1{}", "}]".repeat(depth))));
+            agree(&text(&format!("1{}", "}]".repeat(depth - 1))));
+            agree(&text(&format!("1{}]}}", "}]".repeat(depth - 1))));
+        }
+    }
+
+    #[test]
+    fn names_are_known_with_and_without_escapes() {
+        for (raw, is_it) in [
+            ("\"ab\"", true),
+            ("\"a\\u0062\"", true),
+            ("\"abc\"", false),
+            ("\"a\\u0063\"", false),
+            ("\"a\"", false),
+            ("\"\\ud800\"", false),
+            ("\"\"", false),
+        ] {
+            assert_eq!(is_name(raw, "ab"), is_it, "{raw}");
+        }
+    }
+
+    #[test]
+    fn the_last_values_of_some_fields() {
+        let of = |text: &'static str| values(text, ["a", "b"]);
+        assert_eq!(of(r#" {"b":{"a":0},"\u0061":[2 ],"b":"3","\ud800":4} "#), Some([Some("[2 ]"), Some("\"3\"")]));
+        assert_eq!(of("{}"), Some([None, None]));
+        for bad in ["[]", "1", "", r#"{"a":1"#, r#"{"a":1}}"#, r#"{"a":1,"c":01}"#] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn plain_bytes_are_those_before_the_first_that_is_not(bytes in proptest::collection::vec(prop_oneof![5 => any::<u8>(), 1 => Just(b'"'), 1 => Just(b'\\')], 0..40)) {
+            let expected = bytes.iter().position(|byte| *byte < 0x20 || *byte == b'"' || *byte == b'\\');
+            prop_assert_eq!(plain_bytes(&bytes), expected.unwrap_or(bytes.len()));
+        }
+
+        #[test]
+        fn texts_like_json_are_judged_as_serde_json_does(
+            text in r#"\{?("(a|\\u0061|é|\\n|\\)*" ?:([\[{]{0,3}("[a-z\\\t]*"|-?[0-9.e+]{1,5}|true|null|nul)[\]}]{0,3}),?){0,4}\}?[ }]?"#
+        ) {
+            agree(&text);
+        }
+
+        #[test]
+        fn values_are_those_among_all_fields(text in r#"\{("(a|b|c|\\u0061)":(1|"a"|\{"a":2\}|\[\]|nul?l),?){0,5}\}?"#) {
+            let all: Option<Fields<'_>> = serde_json::from_str(&text).ok();
+            let expected = all.map(|all| ["a", "b"].map(|name| all.get(name).map(RawValue::get)));
+            prop_assert_eq!(values(&text, ["a", "b"]), expected);
+        }
+    }
+}
