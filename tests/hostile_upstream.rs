@@ -8,7 +8,7 @@ use std::process::Command;
 use support::h2::frame;
 use support::{
     Authority, CHAT, CHAT_PATH, CHAT_STREAM, End, Gateway, H2Upstream, Pair, Request, Response, Treatment, Upstream,
-    assert_bytes, show,
+    assert_bytes, show, skip,
 };
 
 /// A chat with so many bytes of content.
@@ -253,7 +253,7 @@ fn assert_answered_by(number: u8, answer: &Response) {
 #[test]
 fn each_connection_goes_to_the_address_that_lives() {
     if !Command::new("unshare").args(["-Urm", "true"]).status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no mounts of one's own here");
+        skip("there are no mounts of one's own here");
         return;
     }
     let first = Upstream::new(numbered(1));

@@ -19,7 +19,7 @@ use support::h2::frame;
 use support::secrets::{Given, SECRETS, assert_kept, assert_none_of, command_lines};
 use support::{
     CHAT, CHAT_PATH, DISABLED_KEY, Gateway, H2Upstream, KEY, Metadata, Request, Response, SECOND_KEY, Treatment,
-    UNKNOWN_KEY, Upstream, run, run_with_input,
+    UNKNOWN_KEY, Upstream, run, run_with_input, skip,
 };
 
 /// Only upstream may know it.
@@ -251,6 +251,88 @@ fn no_command_shows_a_key_that_it_was_given() {
     run(&["serve", CHAT], &[project]);
 }
 
+/// In whatever place of whatever command it stands, also where any text is good: others on the machine have seen it.
+#[test]
+fn no_argument_may_be_a_key_and_none_is_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("keys.json");
+    let path = file.to_str().expect("the path is text");
+    let commands = [
+        "",
+        "serve",
+        "dev",
+        "emulator",
+        "check",
+        "help",
+        "keys",
+        "keys new",
+        "keys new x",
+        "keys hash",
+        "keys hash x",
+        "keys list",
+        "keys disable",
+        "keys disable x",
+        "keys enable",
+        "keys enable x",
+        "keys rotate",
+        "keys rotate x",
+        "keys prune",
+        "usage",
+        "usage a.log",
+    ];
+    let options = [
+        "--file",
+        "--expires",
+        "--overlap",
+        "--models",
+        "--metrics",
+        "--rpm",
+        "--max-concurrent",
+        "--tokens-per-day",
+        "--tokens-if-unknown",
+        "--key",
+        "--hashed",
+        "--by",
+        "--since",
+        "--until",
+        "--prices",
+        "--project",
+        "--service",
+        "--freshness",
+        "--json",
+        "--live",
+        "--record",
+        "--scenarios",
+        "--replay",
+        "--always",
+        "--speed",
+        "--tls",
+        "--list",
+        "--help",
+        "--version",
+        "-x",
+    ];
+    let assert_refused = |words: &[&str]| {
+        // No command gets as far as to need more than this.
+        let output = run(words, &[("API_KEYS_FILE", path)]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+        assert!(said.contains("looks like a key"), "{words:?}: {said}");
+        assert!(!file.exists(), "{words:?} stores it");
+    };
+    for command in commands {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        for given in [KEY, "ya29.token", &format!("--{KEY}"), &format!("-{KEY}"), &format!("a,{KEY}")] {
+            assert_refused(&[&words[..], &[given]].concat());
+            assert_refused(&[&[given], &words[..]].concat());
+        }
+        for option in options {
+            assert_refused(&[&words[..], &[option, KEY]].concat());
+            assert_refused(&[&words[..], &[&format!("{option}={KEY}")]].concat());
+        }
+    }
+}
+
 /// Else none of these tests shows anything.
 #[test]
 fn the_search_finds_a_secret_in_whatever_form() {
@@ -285,7 +367,7 @@ fn no_key_stays_in_memory_once_the_list_is_read() {
     let entries: Vec<_> = (0..500).map(|n| json!({"id": format!("{n}"), "key": format!("{KEY}-{n}")})).collect();
     let list = json!(entries).to_string();
     let gateway = Gateway::before(&upstream).without("API_KEYS_JSON").file("API_KEYS_FILE", &list).start();
-    let Some(memory) = memory_of(gateway.pid()) else { return };
+    let Some(memory) = memory_of(gateway.pid()) else { return skip("the memory of other processes may not be read") };
     let counted = |memory: &[u8], text: &str| memmem::find_iter(memory, text).count();
     assert!(counted(&memory, "GOOGLE_CLOUD_PROJECT=test-project") > 0, "else this shows nothing");
     assert_eq!(counted(&memory, KEY), 0);

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use support::gateway::faketime;
 use support::{
-    CHAT, CHAT_STREAM, Client, DEADLINE, Gateway, H2Upstream, KEY, Metadata, Request, SECOND_KEY, TokenAnswer, Upstream,
+    CHAT, CHAT_STREAM, Client, DEADLINE, Gateway, H2Upstream, KEY, Metadata, Request, SECOND_KEY, TokenAnswer,
+    Upstream, skip,
 };
 
 fn is_skipped() -> bool {
     let is_missing = faketime().is_none();
     if is_missing {
-        eprintln!("skipped: libfaketime is not installed");
+        skip("libfaketime is not installed");
     }
     is_missing
 }
@@ -68,6 +69,17 @@ fn slow_clients_have_their_time_and_no_more() {
     body.send(Request::chat(CHAT).head_bytes());
     body.send("{");
     assert_about(seconds(TIMES, || refused(&mut body)), 60.0, "half a body");
+    // These come for 40 seconds.
+    let mut trickle = gateway.client();
+    let took = seconds(TIMES, || {
+        trickle.send(Request::chat(CHAT).head_bytes());
+        for byte in CHAT.bytes().take(20) {
+            trickle.send([byte]);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        refused(&mut trickle);
+    });
+    assert_about(took, 60.0, "a trickle of a body");
     assert_eq!(upstream.requests().len(), 0);
     assert_eq!(gateway.chat(CHAT).status, 200);
 }

@@ -171,11 +171,6 @@ impl Request {
         if needs_id && request.id.is_none() {
             return Err(format!("'keys {action}' needs the ID of an entry").into());
         }
-        if request.id.as_ref().is_some_and(|id| NewKey::is_like(id)) {
-            return Err("the ID looks like a key, which no argument should be: others on this machine can see them. \
-                'keys hash -' reads one from stdin"
-                .into());
-        }
         Ok(Some(request))
     }
 

@@ -11,7 +11,9 @@ mod usage;
 
 pub use self::emulator::Options;
 use crate::config::Problem;
+use crate::keys::NewKey;
 use crate::upstream::NoCertificates;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -48,6 +50,7 @@ impl Command {
     /// A sentence about the word that does not fit.
     pub fn parse(mut words: lexopt::Parser) -> Result<Self, lexopt::Error> {
         use lexopt::prelude::{Long, Short, Value, ValueExt};
+        refuse_keys(words.raw_args()?.as_slice())?;
         let mut values = Vec::new();
         let mut check = check::Options::default();
         let mut options = Options::default();
@@ -117,6 +120,18 @@ impl Command {
             Self::Help => say(HELP),
             Self::Version => say(concat!("ai-proxy ", env!("CARGO_PKG_VERSION"), "\n")),
         }
+    }
+}
+
+/// Refuses arguments with a key in them before anything is made of them: so none is stored, shown, or told in an error.
+fn refuse_keys(arguments: &[OsString]) -> Result<(), String> {
+    match arguments.iter().position(|argument| NewKey::may_be_in(argument.as_encoded_bytes())) {
+        None => Ok(()),
+        Some(index) => Err(format!(
+            "argument {} looks like a key, which no argument should be: others on this machine can see them. Replace the \
+             key if it is one; 'keys hash -' reads one from stdin",
+            index + 1
+        )),
     }
 }
 

@@ -5,11 +5,14 @@ use super::entry::{MIN_KEY_BYTES, Secret};
 use aws_lc_rs::rand;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use memchr::memmem;
 use std::fmt;
 use zeroize::Zeroizing;
 
 /// What every generated key begins with, so that scanners know it.
 const PREFIX: &str = "sk_live_";
+/// What Google's access tokens begin with.
+const BEARER_PREFIX: &[u8] = b"ya29.";
 /// Random bytes in a generated key.
 const NEW_KEY_BYTES: usize = 32;
 
@@ -32,10 +35,13 @@ impl NewKey {
         Ok(Self(text))
     }
 
-    /// Whether a text that should be something else may be a key.
+    /// Whether a text that should be something else has in it what may be a key, or a bearer of Google's.
     #[must_use]
-    pub fn is_like(text: &str) -> bool {
-        text.starts_with(PREFIX) && text.len() >= MIN_KEY_BYTES
+    pub fn may_be_in(text: &[u8]) -> bool {
+        let text = text.to_ascii_lowercase();
+        let is_of_key = |byte: &&u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        let may_begin = |at: usize| text[at..].iter().take_while(is_of_key).count() >= MIN_KEY_BYTES;
+        memmem::find(&text, BEARER_PREFIX).is_some() || memmem::find_iter(&text, PREFIX).any(may_begin)
     }
 
     /// The key's text, for its owner's eyes.
@@ -54,5 +60,30 @@ impl NewKey {
 impl fmt::Debug for NewKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NewKey(hidden)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_a_key_is_known_wherever_it_stands() {
+        let made = NewKey::generate().unwrap();
+        let key = made.reveal();
+        for text in [
+            key,
+            &format!("--file=/tmp/{key}.json"),
+            &key.to_uppercase(),
+            "sk_live_0123456789ab",
+            "sk_live_ sk_live_0123456789ab",
+            "Bearer ya29.x",
+        ] {
+            assert!(NewKey::may_be_in(text.as_bytes()), "{text}");
+        }
+        let digest = KeyDigest::of(key.as_bytes()).to_hex();
+        for text in ["", "sk_live_", "sk_live_0123456789a", "/etc/sk_live_keys.json", "my-laptop", "ya29", &digest] {
+            assert!(!NewKey::may_be_in(text.as_bytes()), "{text}");
+        }
     }
 }

@@ -28,6 +28,16 @@ pub(crate) use tunnel::Tunnel;
 pub(crate) use upstream::{Exchange, Hold, Upstream};
 pub(crate) use wait::{DEADLINE, Gate, Watched};
 
+/// Says that a test cannot run on this machine, past the capture of what passing tests print. Where REQUIRE_ALL=1 is set
+/// it fails.
+#[track_caller]
+pub(crate) fn skip(reason: &str) {
+    let mut stderr = std::io::stderr();
+    let _ = std::io::Write::write_all(&mut stderr, format!("skipped: {reason}\n").as_bytes());
+    let is_required = std::env::var("REQUIRE_ALL").is_ok_and(|value| value == "1");
+    assert!(!is_required, "REQUIRE_ALL=1, but {reason}");
+}
+
 /// The valid key of every gateway here, under the id `tester`.
 pub(crate) const KEY: &str = "sk_live_canary-key-0123456789abcdef";
 /// Another valid key, under the id `second`.
