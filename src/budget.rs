@@ -35,6 +35,12 @@ impl BodyBudget {
         reservation.grow_to(bytes).then_some(reservation)
     }
 
+    /// Whether so many bytes are left at the moment. None are set aside.
+    #[must_use]
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        bytes <= self.limit.saturating_sub(self.used())
+    }
+
     /// Bytes that may be in use.
     #[must_use]
     pub fn limit(&self) -> usize {
@@ -118,7 +124,7 @@ mod tests {
     fn a_reservation_lives_as_long_as_the_last_slice() {
         let budget = BodyBudget::new(10);
         let body = budget.reserve(8).unwrap().hold(BytesMut::from("12345678"));
-        assert!(budget.reserve(3).is_none());
+        assert!(budget.reserve(3).is_none() && !budget.has_room_for(3) && budget.has_room_for(2));
         let tail = body.slice(5..);
         drop(body);
         assert_eq!((budget.used(), &tail[..]), (8, &b"678"[..]));

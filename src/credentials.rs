@@ -13,6 +13,8 @@ use google_cloud_auth::errors::CredentialsError;
 use http::header::{AUTHORIZATION, HeaderName};
 use http::{Extensions, HeaderMap, HeaderValue};
 use std::fmt;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -30,6 +32,10 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two attempts that nobody asked for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A token that is in hand is given at once; one that has expired is not.
+const GIVEN_AGAIN_WITHIN: Duration = Duration::from_secs(1);
+/// A file of credentials has a few KiB, in bytes.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// A bearer that the library gave so recently is not asked for again. Far shorter than the time by which it is refreshed
 /// ahead of its expiry.
@@ -223,13 +229,20 @@ impl Credentials {
         let deadline = begun + REQUEST_WAIT;
         loop {
             let generation = self.generation_after(number, deadline).await?;
+            let asked = Instant::now();
             match timeout_at(deadline, generation.bearer(begun)).await {
                 Ok(Some(bearer)) => return Ok(bearer),
                 Ok(None) => {
                     number = generation.number;
                     self.reject(number);
                 }
-                Err(_) => return Err(Unavailable),
+                Err(_) => {
+                    // It had time enough, and the next to ask would wait as long: another one has to be made.
+                    if asked.elapsed() >= FIRST_PAUSE {
+                        self.reject(generation.number);
+                    }
+                    return Err(Unavailable);
+                }
             }
         }
     }
@@ -306,6 +319,9 @@ async fn first_bearer(
     source: CredentialsSource,
     metadata_url: String,
 ) -> Result<(Library, EntityTag, HeaderMap), Reason> {
+    if let CredentialsSource::Default = source {
+        judge_file()?;
+    }
     let library = match source {
         CredentialsSource::Default => Builder::default().with_scopes([SCOPE]).build(),
         CredentialsSource::MetadataServer => {
@@ -314,9 +330,44 @@ async fn first_bearer(
     }
     .map_err(|error| Reason::of_build(&error))?;
     match library.headers(Extensions::new()).await {
-        Ok(CacheableResource::New { entity_tag, data }) => Ok((library, entity_tag, data)),
+        // The first is given away unseen. One that has expired by now would never be given again.
+        Ok(CacheableResource::New { entity_tag, data }) => {
+            let mut extensions = Extensions::new();
+            extensions.insert(entity_tag.clone());
+            match timeout(GIVEN_AGAIN_WITHIN, library.headers(extensions)).await {
+                Ok(Ok(CacheableResource::NotModified)) => Ok((library, entity_tag, data)),
+                Ok(Ok(CacheableResource::New { entity_tag, data })) => Ok((library, entity_tag, data)),
+                Ok(Err(error)) => Err(Reason::of_fetch(&error)),
+                Err(_) => Err(Reason::Expired),
+            }
+        }
         Ok(CacheableResource::NotModified) => Err(Reason::NoToken),
         Err(error) => Err(Reason::of_fetch(&error)),
+    }
+}
+
+/// Google's library reads whatever the variable names to its end, which a device or a mistake may not have.
+fn judge_file() -> Result<(), Reason> {
+    match std::env::var_os("GOOGLE_APPLICATION_CREDENTIALS") {
+        Some(file) => refuse_endless(Path::new(&file)).map_err(Reason::BadFile),
+        None => Ok(()),
+    }
+}
+
+/// Refuses what is no file of credentials by its kind or its size. A pipe is read to its end: its owner writes it.
+///
+/// # Errors
+/// What is wrong with it, as said of the file.
+pub(crate) fn refuse_endless(file: &Path) -> Result<(), &'static str> {
+    // What cannot be looked at cannot be read either, which is told then.
+    let Ok(metadata) = file.metadata() else { return Ok(()) };
+    let kind = metadata.file_type();
+    if kind.is_char_device() || kind.is_block_device() {
+        Err("it is a device")
+    } else if metadata.len() > MAX_FILE_BYTES {
+        Err("it is larger than 1 MiB")
+    } else {
+        Ok(())
     }
 }
 
@@ -334,6 +385,8 @@ enum Reason {
     Fetch { kind: &'static str, detail: String, advice: &'static str },
     #[error("an answer without a token")]
     NoToken,
+    #[error("the token that came has expired already")]
+    Expired,
     #[error("the credentials library failed")]
     LibraryFailed,
     #[error("no thread for the credentials library: {0}")]

@@ -2,13 +2,14 @@
 
 use crate::App;
 use crate::access_log::{Record, RequestId};
-use crate::connections::Place;
+use crate::connections::{Connections, Place};
 use crate::error::ApiError;
 use crate::http1::{Connection, Exchange, Head, Next};
 use crate::log::Severity;
 use crate::tls::Handshakes;
 use crate::transport::Transport;
 use crate::{metrics, redirect, routes};
+use std::future::pending;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,7 +120,9 @@ async fn accept(app: Arc<App>, port: Port, mut stop: Stop, alive: mpsc::Sender<(
                 let (service, tls) = (port.service, port.tls.clone());
                 match place {
                     Place::Served(place) => tokio::spawn(async move {
-                        if let Some(transport) = secure(tls, stream, stop.clone()).await {
+                        // Metrics have places of their own.
+                        let among = (service != Service::Metrics).then_some(&*app.connections);
+                        if let Some(transport) = secure(tls, stream, stop.clone(), among).await {
                             carry(app, transport, service, stop).await;
                         }
                         drop((place, alive));
@@ -127,7 +130,7 @@ async fn accept(app: Arc<App>, port: Port, mut stop: Stop, alive: mpsc::Sender<(
                     Place::Refused(lane) => tokio::spawn(async move {
                         let rest = tls.as_ref().map(|_| sleep(REFUSAL_TIMEOUT));
                         let refusing = async {
-                            if let Some(transport) = secure(tls, stream, stop.clone()).await {
+                            if let Some(transport) = secure(tls, stream, stop.clone(), None).await {
                                 refuse(app, transport, service, stop).await;
                             }
                         };
@@ -158,12 +161,25 @@ async fn accept(app: Arc<App>, port: Port, mut stop: Stop, alive: mpsc::Sender<(
     }
 }
 
-/// What the connection's bytes are carried by. `None` when there was no handshake, or a stop came first.
-async fn secure(tls: Option<Arc<Handshakes>>, stream: TcpStream, mut stop: Stop) -> Option<Transport> {
+/// What the connection's bytes are carried by. `None` when there was no handshake, or a stop came first, or its place
+/// `among` others is needed more.
+async fn secure(
+    tls: Option<Arc<Handshakes>>,
+    stream: TcpStream,
+    mut stop: Stop,
+    among: Option<&Connections>,
+) -> Option<Transport> {
     let Some(tls) = tls else { return Some(Transport::Plain(stream)) };
+    let should_leave = async {
+        match among {
+            Some(connections) => connections.unheard_should_leave().await,
+            None => pending().await,
+        }
+    };
     tokio::select! {
         biased;
         stream = Box::pin(tls.shake(stream)) => stream.map(|stream| Transport::Tls(Box::new(stream))),
+        () = Box::pin(should_leave) => None,
         () = stop.reached(Phase::Draining) => None,
     }
 }

@@ -496,6 +496,33 @@ fn a_bearer_that_is_no_good_and_cannot_be_replaced_is_not_ready() {
 }
 
 #[test]
+fn a_token_that_has_expired_when_it_comes_is_none() {
+    let metadata = Metadata::answering(TokenAnswer::Token { expires_in: 0 });
+    let upstream = Upstream::queued();
+    let gateway = Gateway::before(&upstream).metadata(&metadata).start();
+    let told = gateway.wait_for_message("Google credentials are not available: the token that came has expired", 0);
+    assert_eq!(told["severity"], "ERROR");
+    assert_eq!(gateway.get("/readyz").status, 503);
+    gateway.chat(CHAT).assert_error(503, "credentials_unavailable");
+    assert_eq!(gateway.get("/readyz").status, 503);
+    metadata.answer(HOUR);
+    assert_eq!(gateway.chat(CHAT).status, 200);
+    assert_eq!(gateway.get("/readyz").status, 200);
+}
+
+#[test]
+fn a_file_of_credentials_without_an_end_is_not_read() {
+    let told =
+        "Google credentials are not available: the credentials file is not what Google's library can use: it is ";
+    let upstream = Upstream::queued();
+    let gateway = Gateway::before(&upstream).env("GOOGLE_APPLICATION_CREDENTIALS", "/dev/zero").start();
+    gateway.wait_for_message(&format!("{told}a device"), 0);
+    assert_eq!(gateway.get("/readyz").status, 503);
+    let gateway = Gateway::before(&upstream).file("GOOGLE_APPLICATION_CREDENTIALS", &" ".repeat(2 << 20)).start();
+    gateway.wait_for_message(&format!("{told}larger than 1 MiB"), 0);
+}
+
+#[test]
 fn a_web_proxy_never_sees_the_metadata_server() {
     let upstream = Upstream::queued();
     // A proxy that is not there: whoever asked it would get nothing.

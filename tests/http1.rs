@@ -1,8 +1,11 @@
 //! HTTP/1.1 as the gateway takes it: strict where leniency would let a request be read in two ways.
 mod support;
 
+use std::time::Instant;
+
 use support::{
-    CHAT, CHAT_PATH, CHAT_STREAM, CHAT_UPSTREAM, End, Gate, Gateway, KEY, Request, Upstream, assert_bytes, show,
+    CHAT, CHAT_PATH, CHAT_STREAM, CHAT_UPSTREAM, DEADLINE, End, Gate, Gateway, KEY, Request, Upstream, assert_bytes,
+    show,
 };
 
 /// Sends raw bytes on a connection of their own and checks the refusal and that the connection ends.
@@ -433,11 +436,17 @@ fn an_encoded_body_is_refused() {
 #[test]
 fn bodies_are_counted_against_the_budget() {
     let upstream = Upstream::queued();
-    let gateway = Gateway::before(&upstream).env("BODY_BUDGET_BYTES", "100000").env("MAX_BODY_BYTES", "100000").start();
+    let gateway = Gateway::before(&upstream)
+        .env("BODY_BUDGET_BYTES", "100000")
+        .env("MAX_BODY_BYTES", "100000")
+        .env("METRICS_PORT", "0")
+        .start();
     let body = format!(r#"{{"model":"flash","a":"{}"}}"#, "x".repeat(60_000));
     let mut first = gateway.client();
     first.send(Request::chat(&body).header("expect", "100-continue").head_bytes());
-    assert_eq!(first.head().status, 100, "the first is counted");
+    assert_eq!(first.head().status, 100);
+    first.send(&body[..50_000]);
+    wait_for_held(&gateway, body.len());
     let answer = gateway.chat(&body);
     answer.assert_error(503, "out_of_memory");
     assert!(answer.retry_after() >= 1);
@@ -446,7 +455,7 @@ fn bodies_are_counted_against_the_budget() {
     chunked.try_send(raw_chat("transfer-encoding: chunked\r\n", &format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len())));
     chunked.response().assert_error(503, "out_of_memory");
     assert_eq!(gateway.chat(CHAT).status, 200, "a small one fits");
-    first.send(&body);
+    first.send(&body[50_000..]);
     assert_eq!(first.response().status, 200);
     assert_eq!(gateway.chat(&body).status, 200, "what was counted is given back");
     // A client that leaves gives it back too.
@@ -456,6 +465,59 @@ fn bodies_are_counted_against_the_budget() {
     drop(leaving);
     gateway.wait_for_log("the client that left", |line| line["outcome"] == "client_hung_up");
     assert_eq!(gateway.chat(&body).status, 200);
+}
+
+/// Until bodies under way hold so much of the budget.
+#[track_caller]
+fn wait_for_held(gateway: &Gateway, bytes: usize) {
+    let until = Instant::now() + DEADLINE;
+    while gateway.metrics()["ai_proxy_body_budget_used_bytes"] != bytes as f64 {
+        assert!(Instant::now() < until, "{}", gateway.metrics()["ai_proxy_body_budget_used_bytes"]);
+    }
+}
+
+/// What is announced and does not come keeps nobody out.
+#[test]
+fn announced_bodies_hold_what_has_come_of_them() {
+    const EACH: usize = 1 << 20;
+    let upstream = Upstream::queued();
+    let gateway = Gateway::before(&upstream)
+        .env("MAX_BODY_BYTES", &EACH.to_string())
+        .env("BODY_BUDGET_BYTES", &(2 * EACH).to_string())
+        .env("METRICS_PORT", "0")
+        .start();
+    let (begin, end) = (r#"{"model":"flash","a":""#, r#""}"#);
+    let body = format!("{begin}{}{end}", "x".repeat(EACH - begin.len() - end.len()));
+    let mut announced: Vec<_> = (0..20)
+        .map(|_| {
+            let mut client = gateway.client();
+            client.send(Request::chat(&body).head_bytes());
+            client.send(&body[..1]);
+            client
+        })
+        .collect();
+    wait_for_held(&gateway, 20 * 16 * 1024);
+    assert_eq!(gateway.chat(&body).status, 200, "a whole one fits");
+    // All at once they do not fit: some are refused in the middle, and the others come to their end.
+    for client in &mut announced {
+        client.try_send(&body[1..EACH / 2]);
+    }
+    for client in &mut announced {
+        client.try_send(&body[EACH / 2..]);
+    }
+    let (mut served, mut refused) = (0, 0);
+    for client in &mut announced {
+        let answer = client.response();
+        if answer.status == 200 {
+            served += 1;
+        } else {
+            answer.assert_error(503, "out_of_memory");
+            assert!(answer.retry_after() >= 1 && answer.header("connection") == Some("close"));
+            refused += 1;
+        }
+    }
+    assert!(served >= 1 && refused >= 1, "{served} served, {refused} refused");
+    wait_for_held(&gateway, 0);
 }
 
 /// However many clients send as much as they may, memory is bounded by the budget.
@@ -482,6 +544,7 @@ fn large_bodies_take_no_more_memory_than_their_budget() {
             client
         })
         .collect();
+    wait_for_held(&gateway, HELD * EACH);
     let refused: Vec<_> = (0..REFUSED)
         .map(|_| {
             let mut client = gateway.client();

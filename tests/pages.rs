@@ -226,20 +226,23 @@ fn a_hostile_host_gets_nowhere() {
     ] {
         for path in PAGES {
             let answer = shown_to(&gateway, path, host);
-            assert_eq!(answer.status, 200, "{host}");
             let page = text(&answer);
             assert!(!page.contains("evil") && !page.contains("alert(") && !page.contains("touch"), "{host}");
+            // What no host can be written with is refused.
+            if answer.status == 400 {
+                answer.assert_error(400, "bad_request");
+                continue;
+            }
+            assert_eq!(answer.status, 200, "{host}");
             if path != "/playground" {
                 assert!(page.contains(SOMEWHERE), "{host}");
             }
         }
     }
-    // Nor one that is not there, or empty, as HTTP/1.0 allows.
-    for request in ["GET /docs HTTP/1.0\r\n\r\n", "GET /docs HTTP/1.1\r\nhost:\r\n\r\n"] {
-        let mut client = gateway.client();
-        client.send(request);
-        assert!(text(&client.response()).contains(SOMEWHERE));
-    }
+    // Nor one that is not there, as HTTP/1.0 allows.
+    let mut client = gateway.client();
+    client.send("GET /docs HTTP/1.0\r\n\r\n");
+    assert!(text(&client.response()).contains(SOMEWHERE));
     // Other fields say where it is as little: anybody can send them.
     let request =
         Request::get("/docs").header("x-forwarded-host", "evil.example").header("forwarded", "host=evil.example");

@@ -1,7 +1,8 @@
 //! How many clients' connections are open at one time, and what becomes of those beyond.
 //!
 //! Every connection takes a place when it is accepted. When places run short, whoever has kept one without a request
-//! for the longest time is asked to leave; when there is none, the newcomer is told so on one of a few lanes, which are
+//! for the longest time is asked to leave, and when nobody has for long but many have just come and said nothing, the
+//! first of these; when there is none, the newcomer is told so on one of a few lanes, which are
 //! taken from nobody's places; and when these are full too it is closed at once. So refusals never pile up, and cost
 //! those who are served nothing.
 
@@ -11,7 +12,8 @@ pub use descriptors::raise_limit;
 
 use crate::log::{Log, Severity};
 use crate::server::Service;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -40,6 +42,10 @@ pub struct Connections {
     metrics: Arc<Semaphore>,
     /// Asks connections that do nothing to leave, the one that has waited longest first.
     leave: Notify,
+    /// Asks those that have never sent a whole head to leave, the one that came first.
+    leave_unheard: Notify,
+    /// How many of these there are.
+    unheard: AtomicUsize,
     told: Mutex<Option<Instant>>,
     answered: AtomicU64,
     unanswered: AtomicU64,
@@ -79,6 +85,8 @@ impl Connections {
             lanes: Arc::new(Semaphore::new(LANES)),
             metrics: Arc::new(Semaphore::new(METRICS_PLACES)),
             leave: Notify::new(),
+            leave_unheard: Notify::new(),
+            unheard: AtomicUsize::new(0),
             told: Mutex::default(),
             answered: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
@@ -93,7 +101,7 @@ impl Connections {
         }
         let place = self.places.clone().try_acquire_owned();
         if self.are_short() {
-            self.leave.notify_one();
+            self.ask_one_to_leave();
         }
         if let Ok(place) = place {
             return Some(Place::Served(place));
@@ -113,7 +121,22 @@ impl Connections {
 
     /// Whether idle connections should make room.
     fn are_short(&self) -> bool {
-        self.places.available_permits() <= self.limit / SHORT
+        self.places.available_permits() <= self.part()
+    }
+
+    fn part(&self) -> usize {
+        self.limit / SHORT
+    }
+
+    /// Whoever has done nothing for a while goes first. Clients that are about to send their first request are no crowd:
+    /// of those that have said nothing yet one goes only where there are many.
+    fn ask_one_to_leave(&self) {
+        let is_heard =
+            heard(&self.leave) || (self.unheard.load(Ordering::Relaxed) > self.part() && heard(&self.leave_unheard));
+        if !is_heard {
+            // For the next one that has done nothing for a while.
+            self.leave.notify_one();
+        }
     }
 
     /// Returns when a connection that does nothing should leave; of all that wait here, the one that came first.
@@ -121,6 +144,19 @@ impl Connections {
         loop {
             self.leave.notified().await;
             // It may have been asked for a while ago, when nobody was here to hear it.
+            if self.are_short() {
+                self.asked_to_leave.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    /// Returns when a connection that has not sent a whole head yet should leave, in its handshake or behind it; of all
+    /// that wait here, the one that came first.
+    pub async fn unheard_should_leave(&self) {
+        let _counted = Counted::among(&self.unheard);
+        loop {
+            self.leave_unheard.notified().await;
             if self.are_short() {
                 self.asked_to_leave.fetch_add(1, Ordering::Relaxed);
                 return;
@@ -147,6 +183,28 @@ impl Connections {
             unanswered: self.unanswered.load(Ordering::Relaxed),
             asked_to_leave: self.asked_to_leave.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// Wakes the first that waits there, if any does. Nobody who comes later hears it.
+fn heard(call: &Notify) -> bool {
+    call.notify_one();
+    !pin!(call.notified()).enable()
+}
+
+/// One of a number, as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn among(number: &'a AtomicUsize) -> Self {
+        number.fetch_add(1, Ordering::Relaxed);
+        Self(number)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -209,6 +267,32 @@ mod tests {
         assert!(futures_are_pending(waiting[1].as_mut()).await);
         waiting[0].as_mut().await;
         assert_eq!(connections.figures().asked_to_leave, 1);
+    }
+
+    #[tokio::test]
+    async fn of_a_crowd_that_says_nothing_the_first_leaves_and_few_are_left_alone() {
+        let connections = Connections::new(16);
+        let _places: Vec<_> = (0..14).map(|_| connections.find_place(Service::Gateway, &log())).collect();
+        let mut first = Box::pin(connections.unheard_should_leave());
+        assert!(futures_are_pending(first.as_mut()).await);
+        let _short = connections.find_place(Service::Gateway, &log());
+        assert!(futures_are_pending(first.as_mut()).await, "one is no crowd");
+        let mut second = Box::pin(connections.unheard_should_leave());
+        // It has heard nothing of what was before, but whoever has rested has.
+        assert!(futures_are_pending(second.as_mut()).await);
+        connections.room_is_needed().await;
+        let _full = connections.find_place(Service::Gateway, &log());
+        assert!(futures_are_pending(second.as_mut()).await);
+        first.await;
+        // Whoever has rested goes before a crowd.
+        let mut rested = Box::pin(connections.room_is_needed());
+        let mut third = Box::pin(connections.unheard_should_leave());
+        assert!(futures_are_pending(rested.as_mut()).await && futures_are_pending(third.as_mut()).await);
+        let _refused = connections.find_place(Service::Gateway, &log());
+        assert!(futures_are_pending(second.as_mut()).await);
+        rested.await;
+        drop((second, third));
+        assert_eq!(connections.unheard.load(Ordering::Relaxed), 0);
     }
 
     async fn futures_are_pending<F: Future<Output = ()>>(mut future: std::pin::Pin<&mut F>) -> bool {

@@ -110,8 +110,12 @@ fn take_line(input: &mut BytesMut) -> Result<Option<BytesMut>, Malformed> {
                 return Err(Malformed);
             }
             line.truncate(at - 1);
-            // A CR alone inside a line is a line end to some and not to others.
-            if line.contains(&b'\r') { Err(Malformed) } else { Ok(Some(line)) }
+            // As in a head: a CR alone is a line end to some and not to others, and a NUL ends a text for some.
+            if line.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+                Err(Malformed)
+            } else {
+                Ok(Some(line))
+            }
         }
         None if input.len() > MAX_LINE_BYTES => Err(Malformed),
         None => Ok(None),
@@ -194,6 +198,9 @@ mod tests {
             "3 4\r\n",
             "3\r\nabc\n",
             "3;a\rb\r\nabc\r\n",
+            "3;\0\r\nabc\r\n",
+            "3;a=\x7f\r\nabc\r\n",
+            "0\r\nx: \0\r\n\r\n",
             "0\r\nno field\r\n\r\n",
             "0\r\n: x\r\n\r\n",
         ] {

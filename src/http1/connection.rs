@@ -29,8 +29,11 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const PIECE_TIMEOUT: Duration = IDLE_TIMEOUT;
 /// Where places run short, whoever has taken longer than this for a piece makes room for others.
 const SLOW_PIECE: Duration = Duration::from_secs(15);
-/// How long a client may pause while it sends a body.
+/// How long a client may pause while it sends a body, and how far it may fall behind [`SLOWEST_BODY`].
 const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// A body that goes on coming more slowly than this is given up, in bytes per second: what it holds of the budget others
+/// cannot have. The uplink of a phone with a poor signal is faster.
+const SLOWEST_BODY: usize = 4 * 1024;
 /// How much of what the client sends ahead is kept while its request runs, in bytes.
 const READ_AHEAD_BYTES: usize = 64 * 1024;
 /// One read's share of the stack, in bytes.
@@ -69,6 +72,8 @@ pub struct Connection {
     torn: bool,
     /// More was sent ahead than is kept: what follows cannot be told.
     flooded: bool,
+    /// A whole head has come.
+    was_heard: bool,
     stop: Stop,
     /// Those among which it has a place that others may need.
     among: Option<Arc<Connections>>,
@@ -89,6 +94,7 @@ impl Connection {
             hung_up: false,
             torn: false,
             flooded: false,
+            was_heard: false,
             cut: Box::pin(async move { of_cut.reached(Phase::Cutting).await }),
             was_cut: false,
             stop,
@@ -111,9 +117,13 @@ impl Connection {
         let waits_since = Instant::now();
         let mut begun: Option<Instant> = None;
         let mut is_spare = false;
+        // Not anew with each byte: that would be a place at the end of the queue.
+        let (mut room, was_heard) = (pin!(room_is_needed(among.as_ref())), self.was_heard);
+        let mut unheard = pin!(unheard_should_leave(among.as_ref()));
         loop {
             skip_empty_lines(&mut self.input);
             if let Some(head) = Head::take(&mut self.input)? {
+                self.was_heard = true;
                 return Ok(Some(head));
             }
             let deadline = if self.input.is_empty() {
@@ -128,7 +138,8 @@ impl Connection {
                 biased;
                 read = timeout_at(until, self.read_more()) => read.ok(),
                 () = stop.reached(Phase::Draining) => return Ok(None),
-                () = room_is_needed(among.as_ref()), if is_spare => return Ok(None),
+                () = room.as_mut(), if is_spare => return Ok(None),
+                () = unheard.as_mut(), if !was_heard => return Ok(None),
             };
             match read {
                 Some(Ok(1..)) => {}
@@ -165,11 +176,16 @@ impl Connection {
         poll_read(&mut self.stream, &mut self.input, cx)
     }
 
-    /// Reads more of a body into the input, or straight into `body` up to `limit` bytes in all.
+    /// Reads more of a body into the input, or straight into `body` up to `limit` bytes in all,
+    /// for which it has room.
     ///
     /// # Errors
-    /// 408 when the client pauses too long, and that it is gone or the grace period over.
-    pub(super) async fn read_body(&mut self, body: Option<(&mut BytesMut, usize)>) -> Result<(), Failure> {
+    /// 408 when the client pauses too long or is too slow, and that it is gone or the grace period over.
+    pub(super) async fn read_body(
+        &mut self,
+        body: Option<(&mut BytesMut, usize)>,
+        patience: &mut BodyPatience,
+    ) -> Result<(), Failure> {
         let Self { stream, input, cut, .. } = self;
         let read = async {
             match body {
@@ -182,8 +198,11 @@ impl Connection {
         };
         tokio::select! {
             biased;
-            read = timeout(BODY_STALL_TIMEOUT, read) => match read {
-                Ok(Ok(1..)) => Ok(()),
+            read = timeout_at(patience.until, read) => match read {
+                Ok(Ok(bytes @ 1..)) => {
+                    patience.earn(bytes, Instant::now());
+                    Ok(())
+                }
                 Ok(_) => {
                     self.hung_up = true;
                     Err(Interruption::HungUp.into())
@@ -366,10 +385,40 @@ impl Connection {
     }
 }
 
+/// How long the rest of a body is waited for.
+pub(super) struct BodyPatience {
+    until: Instant,
+}
+
+impl BodyPatience {
+    pub(super) fn begin() -> Self {
+        Self::from(Instant::now())
+    }
+
+    fn from(now: Instant) -> Self {
+        Self { until: now + BODY_STALL_TIMEOUT }
+    }
+
+    /// Bytes buy the time that they would take at the slowest rate. It is not saved up: what came fast is no excuse for
+    /// a trickle behind it.
+    fn earn(&mut self, bytes: usize, now: Instant) {
+        let bought = Duration::from_secs_f64(bytes as f64 / SLOWEST_BODY as f64);
+        self.until = (self.until + bought).min(now + BODY_STALL_TIMEOUT);
+    }
+}
+
 /// Returns when this connection's place should be another's.
 async fn room_is_needed(among: Option<&Arc<Connections>>) {
     match among {
         Some(connections) => connections.room_is_needed().await,
+        None => pending().await,
+    }
+}
+
+/// Returns when its place should be another's before it has sent a whole head.
+async fn unheard_should_leave(among: Option<&Arc<Connections>>) {
+    match among {
+        Some(connections) => connections.unheard_should_leave().await,
         None => pending().await,
     }
 }
@@ -387,5 +436,37 @@ fn poll_read(stream: &mut Transport, input: &mut BytesMut, cx: &mut Context<'_>)
 fn skip_empty_lines(input: &mut BytesMut) {
     while input.starts_with(b"\r\n") {
         input.advance(2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds until a body is given up that goes on coming like this; `None` when it is waited for ten hours.
+    fn given_up_after(bytes: usize, every: u64) -> Option<u64> {
+        let begun = Instant::now();
+        let mut patience = BodyPatience::from(begun);
+        for seconds in (1..36_000).map(|turn| turn * every).take_while(|seconds| *seconds < 36_000) {
+            let now = begun + Duration::from_secs(seconds);
+            if patience.until <= now {
+                return Some((patience.until - begun).as_secs());
+            }
+            patience.earn(bytes, now);
+        }
+        None
+    }
+
+    #[test]
+    fn slow_uplinks_have_the_time_they_need_and_trickles_have_not() {
+        assert_eq!(given_up_after(10_000, 1), None, "a phone");
+        assert_eq!(given_up_after(300_000, 55), None, "one with gaps");
+        assert_eq!(given_up_after(1, 17), Some(60));
+        assert_eq!(given_up_after(1024, 1), Some(79));
+        // However much came fast before.
+        let now = Instant::now();
+        let mut patience = BodyPatience::from(now);
+        patience.earn(64 << 20, now);
+        assert_eq!(patience.until, now + BODY_STALL_TIMEOUT);
     }
 }

@@ -1,7 +1,7 @@
 //! One request and its answer on a client's connection.
 
 use super::chunked::{Decoder, Progress};
-use super::connection::{Connection, Interruption};
+use super::connection::{BodyPatience, Connection, Interruption};
 use super::head::{BodyLength, Head, Method};
 use crate::access_log::{Outcome, Record};
 use crate::budget::BodyBudget;
@@ -25,8 +25,8 @@ const DISCARDED_BODY_BYTES: u64 = 64 * 1024;
 /// What pages of other origins may read of an answer's head.
 const EXPOSED_FIELDS: &[u8] =
     b"access-control-expose-headers: x-request-id, server-timing, retry-after, x-ai-proxy-location, x-ai-proxy-thought-signatures";
-/// The first allocation for a chunked body, in bytes.
-const CHUNKED_START_BYTES: usize = 16 * 1024;
+/// The first allocation for a body, in bytes. What is more is allocated as it comes.
+const BODY_START_BYTES: usize = 16 * 1024;
 
 /// Why an exchange ended before its regular end.
 #[derive(Debug)]
@@ -185,12 +185,18 @@ impl<'c> Exchange<'c> {
                     .ok()
                     .filter(|length| *length <= max_bytes)
                     .ok_or(ApiError::BodyTooLarge(max_bytes))?;
-                let reservation = budget.reserve(length).ok_or(ApiError::OutOfMemory)?;
+                // One for which there is no room need not be sent at all. To announce it takes none.
+                if !budget.has_room_for(length) {
+                    return Err(ApiError::OutOfMemory.into());
+                }
+                let start = length.min(self.connection.input.len().max(BODY_START_BYTES));
+                let mut reservation = budget.reserve(start).ok_or(ApiError::OutOfMemory)?;
                 self.go_on().await?;
-                reservation.hold(self.read_counted(length).await?)
+                let body = self.read_counted(length, start, |bytes| reservation.grow_to(bytes)).await?;
+                reservation.hold(body)
             }
             BodyLength::Chunked => {
-                let mut reservation = budget.reserve(CHUNKED_START_BYTES).ok_or(ApiError::OutOfMemory)?;
+                let mut reservation = budget.reserve(BODY_START_BYTES).ok_or(ApiError::OutOfMemory)?;
                 self.go_on().await?;
                 let body = self.read_chunked(max_bytes, |bytes| reservation.grow_to(bytes)).await?;
                 reservation.hold(body)
@@ -214,17 +220,31 @@ impl<'c> Exchange<'c> {
         Ok(())
     }
 
-    async fn read_counted(&mut self, length: usize) -> Result<BytesMut, Failure> {
+    /// Reads a body of so many bytes into memory of `start` bytes, which grows as the body comes and as `grow_to` allows.
+    async fn read_counted(
+        &mut self,
+        length: usize,
+        start: usize,
+        mut grow_to: impl FnMut(usize) -> bool,
+    ) -> Result<BytesMut, Failure> {
         let input = &mut self.connection.input;
         if input.len() >= length {
             // Came together with the head: shares its buffer, nothing is copied.
             return Ok(input.split_to(length));
         }
-        let mut body = BytesMut::with_capacity(length);
-        body.extend_from_slice(input);
+        let mut body = exactly(start, input);
         input.clear();
+        let mut patience = BodyPatience::begin();
         while body.len() < length {
-            self.connection.read_body(Some((&mut body, length))).await?;
+            if body.len() == body.capacity() {
+                let larger = length.min(2 * body.capacity());
+                if !grow_to(larger) {
+                    return Err(ApiError::OutOfMemory.into());
+                }
+                body = exactly(larger, &body);
+            }
+            let limit = length.min(body.capacity());
+            self.connection.read_body(Some((&mut body, limit)), &mut patience).await?;
         }
         Ok(body)
     }
@@ -235,7 +255,8 @@ impl<'c> Exchange<'c> {
         mut grow_to: impl FnMut(usize) -> bool,
     ) -> Result<BytesMut, Failure> {
         let mut decoder = Decoder::default();
-        let mut body = BytesMut::with_capacity(CHUNKED_START_BYTES);
+        let mut body = BytesMut::with_capacity(BODY_START_BYTES);
+        let mut patience = BodyPatience::begin();
         loop {
             match decoder.decode(&mut self.connection.input, &mut body, max_bytes) {
                 Ok(Progress::Done) => return Ok(body),
@@ -247,7 +268,7 @@ impl<'c> Exchange<'c> {
             if !grow_to(body.capacity()) {
                 return Err(ApiError::OutOfMemory.into());
             }
-            self.connection.read_body(None).await?;
+            self.connection.read_body(None, &mut patience).await?;
         }
     }
 
@@ -546,4 +567,11 @@ pub enum Next {
     Drop,
     /// It ends in the middle of an answer that only a reset can show to be incomplete.
     Abort,
+}
+
+/// The bytes in memory of so much capacity and no more, which a buffer that grows by itself does not promise.
+fn exactly(capacity: usize, bytes: &[u8]) -> BytesMut {
+    let mut exact = BytesMut::with_capacity(capacity);
+    exact.extend_from_slice(bytes);
+    exact
 }

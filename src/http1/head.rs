@@ -180,7 +180,12 @@ impl Head {
         for (name, value) in self.fields() {
             // The length tells most fields apart before any byte is compared.
             match name.len() {
-                4 if name.eq_ignore_ascii_case(b"host") => hosts += 1,
+                4 if name.eq_ignore_ascii_case(b"host") => {
+                    hosts += 1;
+                    if !is_authority(value) {
+                        return Err(ApiError::BadRequest("host is no host"));
+                    }
+                }
                 6 if name.eq_ignore_ascii_case(b"expect") => {
                     if value.eq_ignore_ascii_case(b"100-continue") {
                         expects_continue = true;
@@ -312,6 +317,13 @@ fn has_bare_line_feed(head: &[u8]) -> bool {
     bare != 0 || *first == b'\n'
 }
 
+/// Whether a `host` field has what a host and its port can be written with (RFC 3986, section 3.2.2), by its characters.
+/// Commas are left out: they are how two hosts are joined to one field.
+fn is_authority(value: &[u8]) -> bool {
+    let is_of_it = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(byte);
+    !value.is_empty() && value.iter().all(is_of_it)
+}
+
 fn parse_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return None;
@@ -389,6 +401,12 @@ mod tests {
         assert_eq!(with("Transfer-Encoding: gzip, chunked\r\n"), "unsupported_transfer_encoding");
         assert_eq!(with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), "bad_request");
         assert_eq!(with("Host: b\r\n"), "bad_request");
+        for host in ["", "a\"><script>", "a, b", "a,b", "a/b", "u@a", "a b", "\u{e4}"] {
+            assert_eq!(refusal(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")), "bad_request", "{host}");
+        }
+        for host in ["a", "a_b.example.:8080", "[::1]:80", "127.0.0.1"] {
+            assert!(take(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap().is_some(), "{host}");
+        }
         assert_eq!(with("X: a\r\n folded\r\n"), "bad_request");
         assert_eq!(with("X : a\r\n"), "bad_request");
         assert_eq!(refusal("GET / HTTP/1.1\nHost: a\n\n"), "bad_request");

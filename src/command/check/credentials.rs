@@ -4,6 +4,7 @@
 //! file, the metadata server. Of a file only kind and account are ever shown.
 
 use crate::config::{Config, Environment, Problem, is_address, parse_project};
+use crate::credentials::refuse_endless;
 use crate::metadata;
 use serde_json::Value;
 use std::fmt;
@@ -162,6 +163,7 @@ pub(super) fn find(environment: &Environment, config: &Config) -> Result<Identit
 
 /// What a file of credentials tells, or what is wrong with it.
 fn judge(file: &Path) -> Result<Told, String> {
+    refuse_endless(file).map_err(|problem| format!("cannot be used: {problem}"))?;
     let text = fs::read_to_string(file).map_err(|error| format!("cannot be read: {}", error.kind()))?;
     let value: Value = serde_json::from_str(&text).map_err(|_| "is not JSON".to_owned())?;
     let named = value.get("type").and_then(Value::as_str);
@@ -236,6 +238,13 @@ mod tests {
         let impersonated =
             format!(r#"{{"type":"impersonated_service_account","service_account_impersonation_url":"{url}"}}"#);
         assert_eq!(of(&impersonated), Ok((Kind::Impersonated, account)));
+    }
+
+    #[test]
+    fn what_has_no_end_is_not_read() {
+        assert_eq!(judge(Path::new("/dev/zero")), Err("cannot be used: it is a device".to_owned()));
+        assert_eq!(of(&" ".repeat((1 << 20) + 1)), Err("cannot be used: it is larger than 1 MiB".to_owned()));
+        assert_eq!(of(&" ".repeat(1 << 20)), Err("is not JSON".to_owned()));
     }
 
     #[test]
