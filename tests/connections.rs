@@ -229,6 +229,41 @@ fn whoever_is_idle_makes_room_and_whoever_is_not_does_not() {
     assert_eq!(answer.end, End::Complete);
 }
 
+/// Of a crowd that sends no whole head the first leaves for each newcomer, however young it is, also in its handshake.
+#[test]
+fn whoever_only_connects_keeps_nobody_out() {
+    const PLACES: usize = 20;
+    // Sooner nobody counts as idle.
+    const REST: Duration = Duration::from_secs(5);
+    let authority = Authority::new();
+    let (upstream, pair) = (Upstream::queued(), authority.issue());
+    let plain = start(&upstream, PLACES);
+    let tls = with_places(&upstream, PLACES).file("TLS_CERT_FILE", &pair.chain).file("TLS_KEY_FILE", &pair.key).start();
+    let tunnel = Tunnel::to(tls.address, &authority);
+    for (gateway, stalled) in [(&plain, &b"GET /health HTTP/1.1\r\n"[..]), (&tls, &b"\x16\x03\x01\x02\x00\x01"[..])] {
+        let begun = Instant::now();
+        let mut crowd = Vec::new();
+        let is_tls = std::ptr::eq(gateway, &tls);
+        for _ in 0..5 {
+            for _ in 0..PLACES {
+                let mut client = Client::connect(gateway.address);
+                client.try_send(stalled);
+                crowd.push(client);
+            }
+            // The crowd has all places; whoever wants something is served as soon as the first has left.
+            let mut statuses = Vec::new();
+            while statuses.last() != Some(&200) {
+                let mut client = if is_tls { tunnel.client() } else { gateway.client() };
+                statuses.push(client.request(&Request::chat(CHAT)).status);
+                assert!(begun.elapsed() < REST, "{statuses:?}");
+            }
+        }
+        // A byte now and then is no way to stay.
+        crowd[0].assert_closed();
+        assert!(begun.elapsed() < REST);
+    }
+}
+
 /// Neither a page nor a stream can be used to hold a place for ever.
 #[test]
 fn whoever_does_not_read_makes_room() {
