@@ -95,8 +95,8 @@ pub struct Config {
 /// Where bearers come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialsSource {
-    /// Google's search for Application Default Credentials.
-    Default,
+    /// Google's search for Application Default Credentials, which begins with the file that a variable names.
+    Default(Option<PathBuf>),
     /// The metadata server at [`Config::metadata_host`] and nothing else.
     MetadataServer,
 }
@@ -585,7 +585,7 @@ impl Config {
                 shutdown_grace,
                 sse_keepalive,
                 metadata_host: metadata_host.unwrap_or_else(|| METADATA_HOST.to_owned()),
-                credentials: CredentialsSource::Default,
+                credentials: CredentialsSource::Default(credentials_file.clone()),
                 credentials_file,
             }),
             _ => Err(reader.problems),

@@ -319,11 +319,12 @@ async fn first_bearer(
     source: CredentialsSource,
     metadata_url: String,
 ) -> Result<(Library, EntityTag, HeaderMap), Reason> {
-    if let CredentialsSource::Default = source {
-        judge_file()?;
+    // Google's library reads a file to its end, which a device or a mistake may not have.
+    if let CredentialsSource::Default(Some(file)) = &source {
+        refuse_endless(file).map_err(Reason::BadFile)?;
     }
     let library = match source {
-        CredentialsSource::Default => Builder::default().with_scopes([SCOPE]).build(),
+        CredentialsSource::Default(_) => Builder::default().with_scopes([SCOPE]).build(),
         CredentialsSource::MetadataServer => {
             mds::Builder::default().with_endpoint(metadata_url).with_scopes([SCOPE]).build()
         }
@@ -343,14 +344,6 @@ async fn first_bearer(
         }
         Ok(CacheableResource::NotModified) => Err(Reason::NoToken),
         Err(error) => Err(Reason::of_fetch(&error)),
-    }
-}
-
-/// Google's library reads whatever the variable names to its end, which a device or a mistake may not have.
-fn judge_file() -> Result<(), Reason> {
-    match std::env::var_os("GOOGLE_APPLICATION_CREDENTIALS") {
-        Some(file) => refuse_endless(Path::new(&file)).map_err(Reason::BadFile),
-        None => Ok(()),
     }
 }
 
