@@ -31,6 +31,7 @@ pub(crate) use wait::{DEADLINE, Gate, Watched};
 /// Says that a test cannot run on this machine, past the capture of what passing tests print. Where REQUIRE_ALL=1 is set
 /// it fails.
 #[track_caller]
+#[expect(clippy::disallowed_methods, reason = "tests/run is told so, and the tests with it")]
 pub(crate) fn skip(reason: &str) {
     let mut stderr = std::io::stderr();
     let _ = std::io::Write::write_all(&mut stderr, format!("skipped: {reason}\n").as_bytes());
