@@ -136,5 +136,5 @@ fn connections(config: &config::Config, log: &log::Log) -> Arc<connections::Conn
             format!("MAX_CONNECTIONS is more than the {descriptors} files that may be open: raise that limit");
         log.event(log::Severity::Warning, &message);
     }
-    connections::Connections::new(limit)
+    connections::Connections::new(limit, descriptors)
 }

@@ -52,9 +52,10 @@ pub async fn pass_on(
     exchange.record.overhead = Some(overhead);
     exchange.record.location = answer.location;
     exchange.record.attempts = answer.attempts;
+    exchange.record.error = answer.failure_elsewhere;
     let mut body = Source { body: answer.body, first: None, broken: None };
     let repair = if app.repair_errors && !status.is_success() {
-        repair::examine(exchange, status.as_u16(), &answer.parts.headers, &mut body).await?
+        repair::examine(exchange, status.as_u16(), &answer.parts.headers, &mut body, answer.patience).await?
     } else {
         Repair::none()
     };

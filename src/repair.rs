@@ -13,9 +13,14 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::future::poll_fn;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// Larger error bodies pass unrepaired, in bytes.
 const MAX_REPAIRED_BYTES: usize = 1024 * 1024;
+
+/// How long the body of an error may take before its head goes to the client. Errors are short and come at once.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is to be changed.
 #[derive(Debug, Default)]
@@ -36,7 +41,7 @@ impl Repair {
 }
 
 /// Looks at an answer that is not 2xx. What is read of the body is put back in front of it, repaired where it has to
-/// be.
+/// be. What has not come whole within `patience`, or a few seconds, is left as it is.
 ///
 /// # Errors
 /// That the client is gone.
@@ -45,6 +50,7 @@ pub(crate) async fn examine(
     status: u16,
     headers: &HeaderMap,
     source: &mut Source,
+    patience: Duration,
 ) -> Result<Repair, Interruption> {
     if status == 304 {
         return Ok(Repair::none());
@@ -61,8 +67,11 @@ pub(crate) async fn examine(
     }
     let mut start = BytesMut::new();
     let mut whole = false;
+    let deadline = Instant::now() + patience.min(PATIENCE);
     while start.len() <= MAX_REPAIRED_BYTES {
-        match exchange.unless_interrupted(poll_fn(|cx| source.poll_piece(cx))).await? {
+        let piece = timeout_at(deadline, poll_fn(|cx| source.poll_piece(cx)));
+        let Ok(piece) = exchange.unless_interrupted(piece).await? else { break };
+        match piece {
             Some(Ok(piece)) => start.extend_from_slice(&piece),
             Some(Err(error)) => {
                 source.broken = Some(error);

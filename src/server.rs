@@ -103,7 +103,6 @@ pub async fn serve(app: Arc<App>, ports: Vec<Port>, shutdown: impl Future<Output
 async fn accept(app: Arc<App>, port: Port, mut stop: Stop, alive: mpsc::Sender<()>) {
     let mut stopping = stop.clone();
     let mut stopping = std::pin::pin!(stopping.reached(Phase::Draining));
-    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             biased;
@@ -112,7 +111,6 @@ async fn accept(app: Arc<App>, port: Port, mut stop: Stop, alive: mpsc::Sender<(
         };
         match accepted {
             Ok((stream, _)) => {
-                failing = false;
                 // Without a place, and without a lane to say so, it is closed here.
                 let Some(place) = app.connections.find_place(port.service, &app.log) else { continue };
                 prepare(&stream);
@@ -148,10 +146,7 @@ async fn accept(app: Arc<App>, port: Port, mut stop: Stop, alive: mpsc::Sender<(
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
             }
             Err(error) => {
-                if !failing {
-                    app.log.event(Severity::Error, &format!("cannot accept connections at the moment: {error}"));
-                }
-                failing = true;
+                app.connections.tell_failed_accept(&error, &app.log);
                 tokio::select! {
                     () = stop.reached(Phase::Draining) => return,
                     () = sleep(ACCEPT_BACKOFF) => {}

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
-use support::gateway::Builder;
+use support::gateway::{Builder, keys_json};
 use support::{
     Authority, CHAT, CHAT_STREAM, Client, DEADLINE, End, Gate, Gateway, KEY, Request, Response, Tunnel, Upstream, show,
+    until,
 };
 
 const FIRST: &str = "data: {\"a\":1}\n\n";
@@ -317,6 +318,13 @@ fn descriptors_that_run_out_are_waited_for() {
     gateway.wait_for_message("MAX_CONNECTIONS is more than the 100 files that may be open", 0);
     let mut first = gateway.client();
     assert_eq!(first.request(&Request::chat(CHAT)).status, 200);
+    // Again and again, and in between there is room.
+    for _ in 0..3 {
+        let crowd: Vec<_> = (0..150).map(|_| gateway.client()).collect();
+        until("a crowd", || (descriptors(&gateway) >= 98).then_some(()));
+        drop(crowd);
+        until("calm", || (descriptors(&gateway) < 60).then_some(()));
+    }
     let crowd: Vec<_> = (0..150).map(|_| gateway.client()).collect();
     gateway.wait_for_message("cannot accept connections at the moment", 0);
     // Those inside are served: the connection to upstream was there before.
@@ -327,7 +335,62 @@ fn descriptors_that_run_out_are_waited_for() {
     assert_eq!(waiting.response().status, 200);
     assert_eq!(gateway.chat(CHAT).status, 200);
     let told = gateway.lines().iter().filter(|line| line.contains("cannot accept")).count();
-    assert!(told <= 5, "told {told} times");
+    assert_eq!(told, 1, "once a minute");
+}
+
+#[test]
+fn a_keys_file_that_cannot_be_opened_is_not_called_broken() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let file = folder.path().join("keys.json");
+    let write = |content: &str| std::fs::write(&file, content).expect("a file can be written");
+    write(&keys_json());
+    let upstream = Upstream::queued();
+    let gateway = Gateway::before(&upstream)
+        .without("API_KEYS_JSON")
+        .env("API_KEYS_FILE", file.to_str().expect("the path is text"))
+        .env("MAX_CONNECTIONS", "5000")
+        .descriptors(100, 100)
+        .start();
+    let crowd: Vec<_> = (0..150).map(|_| gateway.client()).collect();
+    gateway.wait_for_message("cannot accept connections at the moment", 0);
+    // It is read when it may have changed.
+    write(&keys_json());
+    gateway.wait_for_message("API_KEYS_FILE could not be looked at", 0);
+    drop(crowd);
+    write(&format!(r#"[{{"id":"tester","key":"{KEY}"}}]"#));
+    gateway.wait_for_message("API_KEYS_FILE has changed and is in use: 1 keys", 0);
+    let lines = gateway.lines();
+    assert!(lines.iter().all(|line| !line.contains("broken")), "{lines:?}");
+    assert_eq!(lines.iter().filter(|line| line.contains("looked at")).count(), 1, "once");
+}
+
+/// However few descriptors there are, those who are refused take none from those who are served.
+#[test]
+fn a_crowd_takes_no_descriptor_from_the_served() {
+    let upstream = Upstream::new(|exchange| {
+        exchange.answer("200 OK", "content-type: application/json\r\nconnection: close\r\n", "{}");
+        exchange.close();
+    });
+    for descriptors in [64, 200] {
+        let gateway = Gateway::before(&upstream)
+            .without("API_KEYS_JSON")
+            .file("API_KEYS_FILE", &keys_json())
+            .descriptors(descriptors, descriptors)
+            .start();
+        let mut served = gateway.client();
+        assert_eq!(served.request(&Request::chat(CHAT)).status, 200);
+        let began = Instant::now();
+        let mut crowd = std::collections::VecDeque::new();
+        // As long as the keys file is looked at and read, and refusals last.
+        while began.elapsed() < Duration::from_secs(5) {
+            crowd.extend((0..20).map(|_| gateway.client()));
+            crowd.drain(..crowd.len().saturating_sub(300));
+            assert_eq!(served.request(&Request::chat(CHAT)).status, 200, "{descriptors}");
+        }
+        let lines = gateway.lines();
+        let bad = lines.iter().find(|line| line.contains("API_KEYS_FILE") || line.contains("cannot accept"));
+        assert_eq!(bad, None, "{descriptors}");
+    }
 }
 
 #[test]

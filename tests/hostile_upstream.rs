@@ -4,11 +4,13 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
+use std::time::Duration;
 
+use h2::Reason;
 use support::h2::frame;
 use support::{
-    Authority, CHAT, CHAT_PATH, CHAT_STREAM, End, Gateway, H2Upstream, Pair, Request, Response, Treatment, Upstream,
-    assert_bytes, show, skip,
+    Authority, CHAT, CHAT_PATH, CHAT_STREAM, End, Gate, Gateway, H2Upstream, KEY, Pair, Request, Response, Treatment,
+    Upstream, Watched, assert_bytes, show, skip, until,
 };
 
 /// A chat with so many bytes of content.
@@ -47,6 +49,103 @@ fn an_answer_that_begins_before_the_request_has_ended_comes_whole() {
     let answer = gateway.chat(&body);
     assert_eq!((answer.status, answer.end), (200, End::Complete));
     assert_bytes(&answer.body, "begunall", "the answer");
+}
+
+/// An upstream may answer before it has the request, and take no more of it. The client has its answer then, and nothing
+/// is left of the request: not its body, not its stream.
+#[test]
+fn a_body_that_is_not_taken_is_given_up_with_the_end_of_the_answer() {
+    let small = CHAT.to_owned();
+    for (status, window, body, times) in [
+        (200, 0, large_chat(2 << 20), 5),
+        (413, 1 << 20, large_chat(2 << 20), 5),
+        (200, 0, small.clone(), 120),
+        (429, 10, small, 120),
+    ] {
+        let upstream = H2Upstream::with_treatment(
+            move |_| Treatment::ServeUnread(window),
+            move |mut exchange| async move {
+                exchange.head(status, "application/json");
+                exchange.send("{}").await;
+                exchange.end();
+                exchange.until_cancelled().await;
+            },
+        );
+        let gateway = Gateway::before(&upstream)
+            .env("MAX_BODY_BYTES", "3000000")
+            .env("BODY_BUDGET_BYTES", "4000000")
+            .env("METRICS_PORT", "0")
+            .start();
+        for number in 0..times {
+            let answer = gateway.chat(&body);
+            assert_eq!((answer.status, answer.end), (status, End::Complete), "{window}, {number}");
+            assert_bytes(&answer.body, "{}", "the answer");
+            assert_eq!(upstream.wait_cancelled(number), Reason::CANCEL);
+            until("the body to be gone", || {
+                (gateway.metrics()["ai_proxy_body_budget_used_bytes"] == 0.0).then_some(())
+            });
+        }
+        assert_eq!(upstream.seen().connections, 1);
+    }
+}
+
+/// An error that is to be repaired is short and comes at once. Of one that does not, the client gets what there is.
+#[test]
+fn an_error_that_stalls_or_trickles_is_passed_on_as_it_comes() {
+    const REST: &str = "[{\"error\":{\"message\":\"at last\"}}]";
+    for (status, begin, trickles) in
+        [("429 Busy", "[{\"err", false), ("503 Down", "", false), ("500 Broken", " ", true), ("429 Busy", " ", true)]
+    {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let client_has_head = Watched::new(false);
+        let told = client_has_head.clone();
+        let upstream = Upstream::new(move |exchange| {
+            exchange.send(format!(
+                "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+            ));
+            if !begin.is_empty() {
+                exchange.chunk(begin);
+            }
+            while trickles && told.wait_for(Duration::from_millis(50), |told| told.then_some(())).is_none() {
+                exchange.chunk(" ");
+            }
+            held.wait();
+            exchange.chunk(REST);
+            exchange.last_chunk();
+        });
+        let gateway = Gateway::before(&upstream).env("UPSTREAM_TIMEOUT_SECONDS", "1").start();
+        let mut client = gateway.client();
+        client.send(Request::chat(CHAT).bytes());
+        let mut answer = client.head();
+        client_has_head.change(|told| *told = true);
+        assert_eq!(answer.status.to_string(), status[..3]);
+        if !trickles {
+            client.expect_body(begin);
+        }
+        gate.open();
+        client.rest(&mut answer);
+        assert_eq!(answer.end, End::Complete, "{status}");
+        let text = String::from_utf8(answer.body).expect("text");
+        assert_eq!(text.trim_start_matches(' '), REST, "{status}: nothing is lost, and nothing repaired");
+    }
+}
+
+#[test]
+fn whoever_leaves_an_error_that_stalls_frees_its_place() {
+    let upstream = Upstream::new(|exchange| match exchange.number {
+        0 => drop(exchange.send("HTTP/1.1 503 Down\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n[")),
+        _ => exchange.json("{}"),
+    });
+    let keys = format!(r#"[{{"id":"tester","key":"{KEY}","max_concurrent":1}}]"#);
+    let gateway = Gateway::before(&upstream).env("API_KEYS_JSON", &keys).start();
+    let mut client = gateway.client();
+    client.send(Request::chat(CHAT).bytes());
+    upstream.wait_request(0);
+    drop(client);
+    upstream.wait_left(0);
+    assert_eq!(gateway.wait_for_access(0)["outcome"], "client_hung_up");
+    assert_eq!(gateway.chat(CHAT).status, 200);
 }
 
 /// What an upstream sends until nobody takes it any more.

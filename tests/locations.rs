@@ -87,7 +87,7 @@ fn a_later_location_answers_where_the_first_has_no_capacity() {
         assert_bytes(&answer.body, "\"europe-west4\"", "the answer");
         let line = gateway.log_of(&answer);
         assert_eq!((&line["location"], &line["status"]), (&"europe-west4".into(), &200.into()));
-        assert_eq!(line["attempts"], 2);
+        assert_eq!((&line["attempts"], &line["error"]), (&2.into(), &serde_json::Value::Null));
         for request in upstream.requests() {
             assert_bytes(&request.body, CHAT_UPSTREAM, "what either location gets");
         }
@@ -355,7 +355,35 @@ fn all_attempts_together_have_the_time_for_an_answer() {
     assert_eq!((answer.status, answer.header(FIELD)), (503, Some("us-central1")));
     assert_eq!(asked(&upstream), ["us-central1", "europe-west4"]);
     assert!(took < FIRST + Duration::from_secs(2), "{took:?}");
-    assert_eq!(gateway.log_of(&answer)["attempts"], 2);
+    let line = gateway.log_of(&answer);
+    assert_eq!((&line["attempts"], &line["outcome"]), (&2.into(), &"completed".into()), "{line}");
+    assert_eq!(line["error"], "upstream_timeout: europe-west4: no response headers");
+}
+
+/// The client gets what Vertex AI has said; the log says too what became of the second attempt.
+#[test]
+fn a_second_attempt_that_fails_is_in_the_log() {
+    for (breaks, code) in [(true, "upstream_broke"), (false, "upstream_rejected_credentials")] {
+        let upstream = Upstream::new(move |exchange| {
+            if location_of(exchange.request.path()) == "us-central1" {
+                refuse(exchange, "429 Busy");
+            } else if breaks {
+                exchange.close();
+            } else {
+                exchange.answer("401 Unauthorized", "content-type: application/json\r\n", "{}");
+            }
+        });
+        let gateway = before(&upstream);
+        let answer = gateway.chat(CHAT);
+        assert_eq!((answer.status, answer.header(FIELD)), (429, Some("us-central1")));
+        assert_bytes(&answer.body, BUSY, "the answer that was kept");
+        let line = gateway.log_of(&answer);
+        assert!(
+            line["error"].as_str().is_some_and(|text| text.starts_with(&format!("{code}: europe-west4: "))),
+            "{line}"
+        );
+        assert_eq!((&line["upstream_status"], &line["outcome"]), (&429.into(), &"completed".into()), "{line}");
+    }
 }
 
 /// The budget of a gateway that has just started, where everything fails: at most a fifth more, rounded up.

@@ -503,7 +503,7 @@ fn an_early_hint_is_not_the_answer() {
 #[test]
 fn an_answer_before_the_body_was_read_arrives() {
     let upstream = H2Upstream::with_treatment(
-        |_| Treatment::ServeUnread,
+        |_| Treatment::ServeUnread(1 << 20),
         |mut exchange| async move {
             exchange.head(400, "application/json");
             exchange.send("{\"error\":{\"message\":\"too large\"}}").await;

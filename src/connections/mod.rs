@@ -12,6 +12,7 @@ pub use descriptors::raise_limit;
 
 use crate::log::{Log, Severity};
 use crate::server::Service;
+use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,18 +20,20 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// Descriptors that clients never get: for [`LANES`], connections to Vertex AI (128 carry 12,800 streams), to metadata
+/// Descriptors that clients never get: for lanes, connections to Vertex AI (128 carry 12,800 streams), to metadata
 /// and token servers, ports, files, the log.
 const RESERVED_DESCRIPTORS: usize = 768;
 /// A connection that streams holds less memory than this, buffers of the kernel included, in bytes.
 const MEMORY_FOR_EACH: u64 = 32 * 1024;
-/// Connections that are being refused at one time.
-const LANES: usize = 256;
-/// Connections that the metrics port has for itself, so that a full gateway can still be looked at.
-const METRICS_PLACES: usize = 16;
+/// Connections that are being refused at one time, and how many descriptors have to be kept back for each of them.
+const MAX_LANES: usize = 256;
+const DESCRIPTORS_FOR_LANE: usize = RESERVED_DESCRIPTORS / MAX_LANES;
+/// Connections that the metrics port has for itself, so that a full gateway can still be looked at; where descriptors
+/// are few, one for two lanes.
+const MAX_METRICS_PLACES: usize = 16;
 /// Places run short when no more than this part of them is free.
 const SHORT: usize = 16;
-/// How often the log says that connections are refused, while they are.
+/// How often the log says that connections are refused, or cannot be accepted, while it is so.
 const TELL_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// All places, and who waits at the door.
@@ -46,7 +49,8 @@ pub struct Connections {
     leave_unheard: Notify,
     /// How many of these there are.
     unheard: AtomicUsize,
-    told: Mutex<Option<Instant>>,
+    refusals: Seldom,
+    failed_accepts: Seldom,
     answered: AtomicU64,
     unanswered: AtomicU64,
     asked_to_leave: AtomicU64,
@@ -75,19 +79,25 @@ pub struct Figures {
 }
 
 impl Connections {
-    /// So many places.
+    /// So many places, where so many files may be open.
     #[must_use]
-    pub fn new(limit: usize) -> Arc<Self> {
+    pub fn new(limit: usize, descriptors: usize) -> Arc<Self> {
         let limit = limit.min(Semaphore::MAX_PERMITS);
+        let reserve = reserved_of(descriptors);
+        let lanes_of = |descriptors: usize| (descriptors / DESCRIPTORS_FOR_LANE).clamp(1, MAX_LANES);
+        // MAX_CONNECTIONS may ask for more than leaves the reserve whole.
+        let lanes = lanes_of(reserve.min(descriptors.saturating_sub(limit)));
+        let metrics = lanes_of(reserve).div_ceil(2).min(MAX_METRICS_PLACES);
         Arc::new(Self {
             limit,
             places: Arc::new(Semaphore::new(limit)),
-            lanes: Arc::new(Semaphore::new(LANES)),
-            metrics: Arc::new(Semaphore::new(METRICS_PLACES)),
+            lanes: Arc::new(Semaphore::new(lanes)),
+            metrics: Arc::new(Semaphore::new(metrics)),
             leave: Notify::new(),
             leave_unheard: Notify::new(),
             unheard: AtomicUsize::new(0),
-            told: Mutex::default(),
+            refusals: Seldom::default(),
+            failed_accepts: Seldom::default(),
             answered: AtomicU64::new(0),
             unanswered: AtomicU64::new(0),
             asked_to_leave: AtomicU64::new(0),
@@ -106,7 +116,7 @@ impl Connections {
         if let Ok(place) = place {
             return Some(Place::Served(place));
         }
-        self.tell(log);
+        self.tell_refusal(log);
         match self.lanes.clone().try_acquire_owned() {
             Ok(lane) => {
                 self.answered.fetch_add(1, Ordering::Relaxed);
@@ -164,13 +174,18 @@ impl Connections {
         }
     }
 
-    fn tell(&self, log: &Log) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN_AFTER) {
-            *told = Some(Instant::now());
+    fn tell_refusal(&self, log: &Log) {
+        if self.refusals.is_due() {
             let message =
                 format!("{} connections are open, as many as MAX_CONNECTIONS allows: more are refused", self.limit);
             log.event(Severity::Warning, &message);
+        }
+    }
+
+    /// Says that a connection could not be accepted.
+    pub fn tell_failed_accept(&self, error: &io::Error, log: &Log) {
+        if self.failed_accepts.is_due() {
+            log.event(Severity::Error, &format!("cannot accept connections at the moment: {error}"));
         }
     }
 
@@ -208,11 +223,31 @@ impl Drop for Counted<'_> {
     }
 }
 
+/// What is told again only after [`TELL_AGAIN_AFTER`], however often it happens.
+#[derive(Debug, Default)]
+struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    fn is_due(&self) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = told.is_none_or(|told| told.elapsed() >= TELL_AGAIN_AFTER);
+        if is_due {
+            *told = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
+/// Of so many descriptors, those that clients never get.
+fn reserved_of(descriptors: usize) -> usize {
+    RESERVED_DESCRIPTORS.min(descriptors / 2)
+}
+
 /// As many connections as descriptors and memory are good for. An upstream without HTTP/2 needs a connection of its own
 /// for each request.
 #[must_use]
 pub fn default_limit(descriptors: usize, memory: u64, upstream_is_http1: bool) -> usize {
-    let left = descriptors - RESERVED_DESCRIPTORS.min(descriptors / 2);
+    let left = descriptors - reserved_of(descriptors);
     let by_descriptors = if upstream_is_http1 { left / 2 } else { left };
     let by_memory = usize::try_from(memory / MEMORY_FOR_EACH).unwrap_or(usize::MAX);
     by_descriptors.min(by_memory).max(1)
@@ -224,7 +259,7 @@ mod tests {
     use crate::log::Style;
 
     fn log() -> Log {
-        Log::start(Style::Json, std::io::sink())
+        Log::start(Style::Json, io::sink())
     }
 
     #[test]
@@ -239,24 +274,35 @@ mod tests {
 
     #[test]
     fn one_too_many_gets_a_lane_and_then_nothing() {
-        let connections = Connections::new(2);
+        let connections = Connections::new(2, 10_000);
         let find = || connections.find_place(Service::Gateway, &log());
         let places: Vec<_> = (0..2).map(|_| find()).collect();
         assert!(places.iter().all(|place| matches!(place, Some(Place::Served(_)))));
-        let lanes: Vec<_> = (0..LANES).map(|_| find()).collect();
+        let lanes: Vec<_> = (0..MAX_LANES).map(|_| find()).collect();
         assert!(lanes.iter().all(|lane| matches!(lane, Some(Place::Refused(_)))));
         assert!(find().is_none());
         let figures = connections.figures();
-        assert_eq!((figures.answered, figures.unanswered), (LANES as u64, 1));
+        assert_eq!((figures.answered, figures.unanswered), (MAX_LANES as u64, 1));
         // The metrics port has places of its own.
         assert!(matches!(connections.find_place(Service::Metrics, &log()), Some(Place::Served(_))));
         drop(places);
         assert!(matches!(find(), Some(Place::Served(_))));
     }
 
+    #[test]
+    fn where_descriptors_are_few_so_are_lanes() {
+        for (limit, descriptors, lanes, metrics) in
+            [(19_232, 20_000, 256, 16), (512, 1024, 170, 16), (32, 64, 10, 5), (1000, 1024, 8, 16), (5000, 100, 1, 8)]
+        {
+            let connections = Connections::new(limit, descriptors);
+            let found = (connections.lanes.available_permits(), connections.metrics.available_permits());
+            assert_eq!(found, (lanes, metrics), "{limit} of {descriptors}");
+        }
+    }
+
     #[tokio::test]
     async fn who_has_waited_longest_leaves_first() {
-        let connections = Connections::new(2);
+        let connections = Connections::new(2, 10_000);
         let mut waiting = [0, 1].map(|_| Box::pin(connections.room_is_needed()));
         for waiting in &mut waiting {
             assert!(futures_are_pending(waiting.as_mut()).await);

@@ -1,5 +1,6 @@
 //! The keys file on disk: read within bounds, and replaced as a whole or not at all.
 
+use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
@@ -23,6 +24,9 @@ pub enum FileError {
     /// It cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(io::ErrorKind),
+    /// Nothing can be opened at the moment: this says nothing of the file.
+    #[error("cannot be opened: too many files are open")]
+    NoDescriptor,
     /// There is nothing in it.
     #[error("is empty")]
     Empty,
@@ -52,7 +56,10 @@ pub enum FileError {
 /// When there is no text to be had.
 pub fn read(path: &Path) -> Result<Zeroizing<String>, FileError> {
     let unreadable = |error: io::Error| FileError::Unreadable(error.kind());
-    let file = File::open(path).map_err(unreadable)?;
+    let file = File::open(path).map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE | Errno::NFILE) => FileError::NoDescriptor,
+        _ => unreadable(error),
+    })?;
     let announced = file.metadata().map_err(unreadable)?.len().min(MAX_FILE_BYTES);
     // Room for all of it, so that no copy is left behind in memory by growing.
     let mut bytes = Zeroizing::new(Vec::with_capacity(announced as usize + 1));

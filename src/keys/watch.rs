@@ -6,7 +6,7 @@
 //! that a slow volume stops nobody.
 
 use super::entry::KeyList;
-use super::file;
+use super::file::{self, FileError};
 use super::table::Keys;
 use crate::log::{Log, Severity};
 use crate::models::Models;
@@ -80,6 +80,8 @@ struct Watcher {
     last: Read,
     /// It was broken for the first time when it was last read. Somebody may be about to write it, or to replace it.
     in_doubt: bool,
+    /// When it was last to be read, no file could be opened.
+    is_out_of_descriptors: bool,
     keys: Arc<Keys>,
     models: Arc<Models>,
     log: Log,
@@ -108,7 +110,17 @@ impl Watcher {
     fn new(file: KeysFile, keys: Arc<Keys>, models: Arc<Models>, log: Log) -> Self {
         let last = Read::Content(file.in_use);
         // The first look reads: the file may have changed since it was read at start.
-        Self { file, stamp: None, looks_without_reading: 0, last, in_doubt: false, keys, models, log }
+        Self {
+            file,
+            stamp: None,
+            looks_without_reading: 0,
+            last,
+            in_doubt: false,
+            is_out_of_descriptors: false,
+            keys,
+            models,
+            log,
+        }
     }
 
     /// Looks at the file, and reads it where there may be something new; says whether it did.
@@ -122,6 +134,18 @@ impl Watcher {
         }
         (self.stamp, self.looks_without_reading) = (stamp, 0);
         let content = file::read_regular(&self.file.path);
+        let was_out_of_descriptors = self.is_out_of_descriptors;
+        self.is_out_of_descriptors = matches!(content, Err(FileError::NoDescriptor));
+        if self.is_out_of_descriptors {
+            // It is not known to have changed. The next look reads it.
+            self.stamp = None;
+            if !was_out_of_descriptors {
+                let message =
+                    "API_KEYS_FILE could not be looked at, the keys stay as they were: too many files are open";
+                self.log.event(Severity::Warning, message);
+            }
+            return true;
+        }
         let read = match &content {
             Ok(content) => Read::Content(digest_of(content)),
             Err(error) => Read::Unreadable(error.to_string()),

@@ -1,38 +1,101 @@
 //! The request body on its way up: pieces that are sent one after the other, none of them copied.
+//!
+//! Over HTTP/2 upstream may answer before it has taken the body, and never take it. Then the stream is reset when its
+//! answer has ended. That takes two things. The task that waits to send more ends when [`Sending`] is dropped. And the
+//! last byte goes alone: a frame with the end of the stream that waits for upstream's window would make the library take
+//! the stream for ended, and nothing could reset it any more; one byte is handed over only when there is room for it.
 
 use super::pool::{StreamGuard, StreamLease};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use hyper::rt::Executor;
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use tokio::sync::oneshot;
 
 /// The pieces, and how many of them have been sent.
 pub(super) struct RequestBody {
     pieces: Arc<[Bytes]>,
     sent: usize,
+    /// Whether of the next piece only the last byte is left.
+    is_at_last_byte: bool,
+    stream: Option<OnStream>,
+}
+
+/// What a body has to do with its HTTP/2 stream.
+struct OnStream {
     /// Whether anybody has begun to send it.
     begun: Arc<AtomicBool>,
-    /// An HTTP/2 stream is taken until its request is sent too: upstream may answer before that.
-    _stream: Option<Arc<StreamGuard>>,
+    /// Ends with the exchange; goes to the task that sends the body.
+    exchange: Option<oneshot::Receiver<()>>,
+    tasks: Tasks,
+    /// A stream is taken until its request is sent too: upstream may answer before that.
+    _guard: Arc<StreamGuard>,
+}
+
+/// A body that may still be on its way over HTTP/2. Once this is dropped no more of it is sent.
+pub(super) struct Sending {
+    begun: Arc<AtomicBool>,
+    _exchange: oneshot::Sender<()>,
+}
+
+impl Sending {
+    /// Whether any of it was ever taken.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+}
+
+/// A body, by its mark of having begun, and what ends with its exchange.
+type Begun = (Arc<AtomicBool>, oneshot::Receiver<()>);
+
+/// Starts the tasks of one HTTP/2 connection.
+#[derive(Clone, Default)]
+pub(super) struct Tasks {
+    /// The body that was asked for its first piece just now, and its exchange. If not all of it can be sent at once, the
+    /// next task is the one that sends the rest: the library asks and starts tasks in one turn of the connection's.
+    begun_last: Arc<Mutex<Option<Begun>>>,
+}
+
+impl Tasks {
+    fn begun_last(&self) -> MutexGuard<'_, Option<Begun>> {
+        self.begun_last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        let sends_body = self.begun_last().take();
+        match sends_body {
+            None => tokio::spawn(task),
+            Some((_, exchange)) => tokio::spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = task => {}
+                    _ = exchange => {}
+                }
+            }),
+        };
+    }
 }
 
 impl RequestBody {
     pub(super) fn new(pieces: Vec<Bytes>) -> Self {
-        Self {
-            pieces: pieces.into_iter().filter(|piece| !piece.is_empty()).collect(),
-            sent: 0,
-            begun: Arc::default(),
-            _stream: None,
-        }
+        let pieces = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
+        Self { pieces, sent: 0, is_at_last_byte: false, stream: None }
     }
 
-    /// The body on its way over a certain stream, and what tells whether any of it was ever taken.
-    pub(super) fn over(&self, lease: &StreamLease) -> (Self, Arc<AtomicBool>) {
+    /// The body on its way over a certain stream.
+    pub(super) fn over(&self, lease: &StreamLease) -> (Self, Sending) {
         let begun = Arc::new(AtomicBool::new(false));
-        (Self { pieces: self.pieces.clone(), sent: 0, begun: begun.clone(), _stream: Some(lease.stream()) }, begun)
+        let (ends_with_exchange, exchange) = oneshot::channel();
+        let sending = Sending { begun: begun.clone(), _exchange: ends_with_exchange };
+        let (tasks, guard) = (lease.tasks(), lease.stream());
+        let stream = OnStream { begun, exchange: Some(exchange), tasks, _guard: guard };
+        (Self { pieces: self.pieces.clone(), sent: 0, is_at_last_byte: false, stream: Some(stream) }, sending)
     }
 
     /// All pieces.
@@ -42,7 +105,22 @@ impl RequestBody {
 
     /// What is still to be sent, in bytes.
     pub(super) fn len(&self) -> u64 {
+        if self.is_at_last_byte {
+            return 1;
+        }
         self.pieces.iter().skip(self.sent).map(|piece| piece.len() as u64).sum()
+    }
+
+    /// The next piece; of the last one all but a byte, and then that.
+    fn next_piece(&mut self) -> Option<Bytes> {
+        let piece = self.pieces.get(self.sent)?;
+        let all_but_one = piece.len() - 1;
+        if self.sent + 1 == self.pieces.len() && all_but_one > 0 && !self.is_at_last_byte {
+            self.is_at_last_byte = true;
+            return Some(piece.slice(..all_but_one));
+        }
+        self.sent += 1;
+        Some(if std::mem::take(&mut self.is_at_last_byte) { piece.slice(all_but_one..) } else { piece.clone() })
     }
 }
 
@@ -51,10 +129,13 @@ impl Body for RequestBody {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.begun.store(true, Ordering::Relaxed);
-        let next = self.pieces.get(self.sent).cloned();
-        self.sent += usize::from(next.is_some());
-        Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
+        if let Some(stream) = &mut self.stream {
+            stream.begun.store(true, Ordering::Relaxed);
+            if let Some(exchange) = stream.exchange.take() {
+                *stream.tasks.begun_last() = Some((stream.begun.clone(), exchange));
+            }
+        }
+        Poll::Ready(self.next_piece().map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -63,5 +144,37 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.len())
+    }
+}
+
+impl Drop for OnStream {
+    fn drop(&mut self) {
+        // All of it could be handed over at once: no task is going to send the rest.
+        let _ = self.tasks.begun_last().take_if(|(begun, _)| Arc::ptr_eq(begun, &self.begun));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_byte_goes_alone() {
+        for (pieces, expected) in [
+            (&["", "abc", "", "def"][..], &["abc", "de", "f"][..]),
+            (&["abc"], &["ab", "c"]),
+            (&["ab", "c"], &["ab", "c"]),
+            (&["a"], &["a"]),
+            (&[], &[]),
+        ] {
+            let mut body = RequestBody::new(pieces.iter().map(|piece| Bytes::from_static(piece.as_bytes())).collect());
+            let mut left = expected.concat().len() as u64;
+            for piece in expected {
+                assert_eq!((body.len(), body.is_end_stream()), (left, false), "{expected:?}");
+                assert_eq!(body.next_piece().unwrap(), piece);
+                left -= piece.len() as u64;
+            }
+            assert_eq!((body.len(), body.is_end_stream(), body.next_piece()), (0, true, None));
+        }
     }
 }

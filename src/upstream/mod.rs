@@ -30,7 +30,6 @@ use rustls::ClientConfig;
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
@@ -103,8 +102,10 @@ pub struct Answer {
     pub location: Option<Arc<str>>,
     /// How many locations were asked, where there are several.
     pub attempts: Option<u32>,
-    /// The place on an HTTP/2 connection, taken until the body has ended.
-    _lease: Option<StreamLease>,
+    /// What is left of the time in which upstream has to say what it has to say first.
+    pub patience: Duration,
+    /// Why a further location did not answer, though this answer had sent the request there: for the log.
+    pub failure_elsewhere: Option<String>,
 }
 
 /// A request that got no answer to pass on.
@@ -123,6 +124,11 @@ pub struct ForwardError {
 impl ForwardError {
     fn new(error: ApiError, cause: impl ToString) -> Self {
         Self { error, status: None, attempts: None, cause: cause.to_string() }
+    }
+
+    /// With the location where it happened.
+    fn at(self, location: &str) -> Self {
+        Self { cause: format!("{location}: {}", self.cause), ..self }
     }
 
     /// Code and cause.
@@ -210,18 +216,19 @@ impl Vertex {
                 }
                 true
             };
-            match asked {
+            let failure_elsewhere = match asked {
                 Ok(answer) => {
                     answered = Some(Answer { location: Some(self.endpoints[location].name.clone()), ..answer });
+                    None
                 }
                 // What Vertex AI has said is worth more than that another location could not be asked.
                 Err(error) if is_last && answered.is_none() => {
                     return Err(ForwardError { attempts: Some(tour.attempts()), ..error });
                 }
-                Err(_) => {}
-            }
+                Err(error) => Some(error.at(&self.endpoints[location].name).for_log()),
+            };
             if is_last && let Some(answer) = answered.take() {
-                return Ok(Answer { attempts: Some(tour.attempts()), ..answer });
+                return Ok(Answer { attempts: Some(tour.attempts()), failure_elsewhere, ..answer });
             }
         }
     }
@@ -318,7 +325,8 @@ impl Endpoint {
                 overhead: departure - building,
                 location: None,
                 attempts: None,
-                _lease: None,
+                patience: patience.saturating_sub(departure.elapsed()),
+                failure_elsewhere: None,
             }),
             Ok(Err(SendError::Unsent(cause))) => Err(Attempt::Unsent(cause.to_string())),
             Ok(Err(error)) => Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, error))),
@@ -334,7 +342,7 @@ impl Endpoint {
         patience: Duration,
     ) -> Result<Answer, Attempt> {
         let building = Instant::now();
-        let (body, begun) = request.body.over(&lease);
+        let (body, sending) = request.body.over(&lease);
         let outgoing = self.request(request, body, bearer);
         let departure = Instant::now();
         match timeout(patience, lease.sender.try_send_request(outgoing)).await {
@@ -342,18 +350,19 @@ impl Endpoint {
                 let (parts, body) = response.into_parts();
                 Ok(Answer {
                     parts,
-                    body: ResponseBody::Http2(body),
+                    body: ResponseBody::over_http2(body, sending, lease),
                     waited: departure.elapsed(),
                     overhead: departure - building,
                     location: None,
                     attempts: None,
-                    _lease: Some(lease),
+                    patience: patience.saturating_sub(departure.elapsed()),
+                    failure_elsewhere: None,
                 })
             }
             Ok(Err(mut failed)) => {
                 // hyper may have parked it, and dropped it without handing it back. Without one byte of its body
                 // nobody can have processed it, nor where the connection was closed without an open stream.
-                let mut unsent = failed.take_message().is_some() || !begun.load(Ordering::Relaxed);
+                let mut unsent = failed.take_message().is_some() || !sending.has_begun();
                 let error = failed.into_error();
                 unsent |= lease.was_closed_here() && ended_with_connection(&error);
                 let cause = describe(&error);

@@ -6,7 +6,7 @@
 //! all are full. Requests wait in a line; connections are dialled by tasks of their own, so that a client who hangs up
 //! in the line takes nothing away from the others.
 
-use super::body::RequestBody;
+use super::body::{RequestBody, Tasks};
 use super::connect::{ConnectError, Stream, connect};
 use super::departure::{Departure, Observed};
 use super::http1::{self, SendError};
@@ -14,7 +14,7 @@ use super::response::BodyBroke;
 use bytes::Bytes;
 use http::response::Parts;
 use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -92,6 +92,7 @@ struct Http2Connection {
     /// What upstream allows, as its connection's task last read it.
     allowed: Arc<AtomicUsize>,
     departure: Departure,
+    tasks: Tasks,
     idle_since: Instant,
 }
 
@@ -137,6 +138,7 @@ pub(super) struct StreamLease {
     /// Sends one request.
     pub(super) sender: http2::SendRequest<RequestBody>,
     departure: Departure,
+    tasks: Tasks,
     stream: Arc<StreamGuard>,
 }
 
@@ -257,8 +259,8 @@ impl Pool {
             Stream::Plain(tcp) => Ok(Opened::Http1(http1::Connection::plain(tcp))),
             Stream::Tls1(tls) => Ok(Opened::Http1(http1::Connection::tls(tls))),
             Stream::Tls2(tls) => {
-                let departure = Departure::default();
-                let (sender, mut connection) = http2::Builder::new(TokioExecutor::new())
+                let (departure, tasks) = (Departure::default(), Tasks::default());
+                let (sender, mut connection) = http2::Builder::new(tasks.clone())
                     .timer(TokioTimer::new())
                     .initial_max_send_streams(0)
                     .initial_stream_window_size(STREAM_WINDOW)
@@ -283,7 +285,7 @@ impl Pool {
                     })
                     .await;
                 });
-                Ok(Opened::Http2 { sender, allowed, departure })
+                Ok(Opened::Http2 { sender, allowed, departure, tasks })
             }
         }
     }
@@ -312,7 +314,7 @@ impl Pool {
 ///
 /// hyper reads them in a task of its own and wakes nobody, so they are looked for; they come with the handshake or a
 /// round trip after it.
-async fn settle<T>(connection: &mut http2::Connection<T, RequestBody, TokioExecutor>) -> Result<(), ConnectError>
+async fn settle<T>(connection: &mut http2::Connection<T, RequestBody, Tasks>) -> Result<(), ConnectError>
 where
     T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -333,7 +335,7 @@ where
 /// A connection that was just made.
 enum Opened {
     Http1(http1::Connection),
-    Http2 { sender: http2::SendRequest<RequestBody>, allowed: Arc<AtomicUsize>, departure: Departure },
+    Http2 { sender: http2::SendRequest<RequestBody>, allowed: Arc<AtomicUsize>, departure: Departure, tasks: Tasks },
 }
 
 impl State {
@@ -349,7 +351,7 @@ impl State {
                 self.http1_open += 1;
                 self.http1_idle.push(Http1Idle { connection, since: Instant::now() });
             }
-            Opened::Http2 { sender, allowed, departure } => {
+            Opened::Http2 { sender, allowed, departure, tasks } => {
                 self.speaks_http2 = Some(true);
                 self.next_id += 1;
                 self.http2.push(Http2Connection {
@@ -358,6 +360,7 @@ impl State {
                     streams: 0,
                     allowed,
                     departure,
+                    tasks,
                     idle_since: Instant::now(),
                 });
             }
@@ -376,6 +379,7 @@ impl State {
                 pool: pool.clone(),
                 sender: connection.sender.clone(),
                 departure: connection.departure.clone(),
+                tasks: connection.tasks.clone(),
                 stream,
             }));
         }
@@ -443,6 +447,11 @@ impl StreamLease {
     /// The stream that is taken.
     pub(super) fn stream(&self) -> Arc<StreamGuard> {
         self.stream.clone()
+    }
+
+    /// What starts the connection's tasks.
+    pub(super) fn tasks(&self) -> Tasks {
+        self.tasks.clone()
     }
 
     /// Whether the connection was closed by this side, which it is only when no stream is open.
@@ -566,11 +575,10 @@ mod tests {
             let mut http2_end = None;
             if with_http2 {
                 let (this_end, other_end) = tokio::io::duplex(1024);
-                let (sender, connection) =
-                    http2::handshake(TokioExecutor::new(), TokioIo::new(this_end)).await.unwrap();
+                let (sender, connection) = http2::handshake(Tasks::default(), TokioIo::new(this_end)).await.unwrap();
                 tokio::spawn(connection);
                 let (allowed, departure) = (Arc::new(AtomicUsize::new(3)), Departure::default());
-                pool.state().add(Opened::Http2 { sender, allowed, departure });
+                pool.state().add(Opened::Http2 { sender, allowed, departure, tasks: Tasks::default() });
                 http2_end = Some(other_end);
             }
             Self { pool, listener, accepted: Vec::new(), line: Vec::new(), held: Vec::new(), _http2_end: http2_end }
@@ -708,10 +716,10 @@ mod tests {
         for _ in 0..KEPT_IDLE + 5 {
             let (this_end, other_end) = tokio::io::duplex(1024);
             other_ends.push(other_end);
-            let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(this_end)).await.unwrap();
+            let (sender, connection) = http2::handshake(Tasks::default(), TokioIo::new(this_end)).await.unwrap();
             tokio::spawn(connection);
             let (allowed, departure) = (Arc::new(AtomicUsize::new(MAX_STREAMS)), Departure::default());
-            state.add(Opened::Http2 { sender, allowed, departure });
+            state.add(Opened::Http2 { sender, allowed, departure, tasks: Tasks::default() });
         }
         let long_ago = Instant::now() - (SURPLUS_TIMEOUT + Duration::from_secs(1));
         for (number, connection) in state.http2.iter_mut().enumerate() {

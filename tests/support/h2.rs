@@ -31,8 +31,8 @@ pub(crate) enum Treatment {
     HoldHandshake(Gate),
     /// The first request is answered with a GOAWAY that says that no stream was processed.
     RefuseAll,
-    /// Requests are answered by their heads; of the bodies not a byte is read.
-    ServeUnread,
+    /// Requests are answered by their heads; of the bodies, of which so many bytes are asked for, none is read.
+    ServeUnread(u32),
     /// No more than this many streams at a time.
     Limit(u32),
     /// Upstream's first word waits for the gate, long after the handshake; then the connection is served.
@@ -261,7 +261,7 @@ async fn treat(
     let Ok(mut stream) = acceptor.accept(stream).await else { return };
     match treatment {
         Treatment::Serve | Treatment::HoldHandshake(_) => {
-            serve(stream, number, (Some(STREAM_LIMIT), true), script, seen, goaways).await;
+            serve(stream, number, (Some(STREAM_LIMIT), None), script, seen, goaways).await;
         }
         Treatment::HoldSettings(gate) => {
             let (mut incoming, outgoing) = tokio::io::split(stream);
@@ -272,11 +272,13 @@ async fn treat(
             seen.change(|seen| seen.held += 1);
             gate.opened().await;
             let stream = tokio::io::join(std::io::Cursor::new(preface).chain(incoming), outgoing);
-            serve(stream, number, (Some(STREAM_LIMIT), true), script, seen, goaways).await;
+            serve(stream, number, (Some(STREAM_LIMIT), None), script, seen, goaways).await;
         }
-        Treatment::ServeUnread => serve(stream, number, (Some(STREAM_LIMIT), false), script, seen, goaways).await,
-        Treatment::Limit(limit) => serve(stream, number, (Some(limit), true), script, seen, goaways).await,
-        Treatment::Stock => serve(stream, number, (None, true), script, seen, goaways).await,
+        Treatment::ServeUnread(window) => {
+            serve(stream, number, (Some(STREAM_LIMIT), Some(window)), script, seen, goaways).await;
+        }
+        Treatment::Limit(limit) => serve(stream, number, (Some(limit), None), script, seen, goaways).await,
+        Treatment::Stock => serve(stream, number, (None, None), script, seen, goaways).await,
         Treatment::RefuseAll => refuse(stream, seen, false).await,
         Treatment::GoAway => refuse(stream, seen, true).await,
         Treatment::Flood(begin, again) => flood(stream, seen, &begin, &again).await,
@@ -290,14 +292,15 @@ async fn treat(
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     number: usize,
-    (limit, read): (Option<u32>, bool),
+    (limit, unread): (Option<u32>, Option<u32>),
     script: &Arc<Script>,
     seen: &Watched<Seen>,
     mut goaways: tokio::sync::watch::Receiver<Option<Reason>>,
 ) {
     let mut builder = h2::server::Builder::new();
     if let Some(limit) = limit {
-        builder.max_concurrent_streams(limit).initial_window_size(1 << 20).initial_connection_window_size(1 << 24);
+        let window = unread.unwrap_or(1 << 20);
+        builder.max_concurrent_streams(limit).initial_window_size(window).initial_connection_window_size(1 << 24);
     }
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
     loop {
@@ -327,7 +330,9 @@ async fn serve(
         tokio::spawn(async move {
             let (parts, mut incoming) = request.into_parts();
             let mut body = Vec::new();
-            while read && let Some(piece) = incoming.data().await {
+            while unread.is_none()
+                && let Some(piece) = incoming.data().await
+            {
                 // What never came whole was no request: its connection was going away.
                 let Ok(piece) = piece else { return };
                 // Fails only when the stream is gone, which the next call tells.
