@@ -25,8 +25,10 @@ const DISCARDED_BODY_BYTES: u64 = 64 * 1024;
 /// What pages of other origins may read of an answer's head.
 const EXPOSED_FIELDS: &[u8] =
     b"access-control-expose-headers: x-request-id, server-timing, retry-after, x-ai-proxy-location, x-ai-proxy-thought-signatures";
-/// The first allocation for a body, in bytes. What is more is allocated as it comes.
+/// What is set aside for a body before it has come, in bytes.
 const BODY_START_BYTES: usize = 16 * 1024;
+/// What is set aside for it at a time as it comes, in bytes.
+const BODY_STEP_BYTES: usize = 256 * 1024;
 
 /// Why an exchange ended before its regular end.
 #[derive(Debug)]
@@ -220,7 +222,9 @@ impl<'c> Exchange<'c> {
         Ok(())
     }
 
-    /// Reads a body of so many bytes into memory of `start` bytes, which grows as the body comes and as `grow_to` allows.
+    /// Reads a body of so many bytes, of which `start` are set aside: more as they come, and as `grow_to` allows. Memory
+    /// that nothing has been written to is an address and no more, so there is room for all of it from the start, and
+    /// nothing is copied into a larger place.
     async fn read_counted(
         &mut self,
         length: usize,
@@ -232,19 +236,19 @@ impl<'c> Exchange<'c> {
             // Came together with the head: shares its buffer, nothing is copied.
             return Ok(input.split_to(length));
         }
-        let mut body = exactly(start, input);
+        let mut body = BytesMut::with_capacity(length);
+        body.extend_from_slice(input);
         input.clear();
         let mut patience = BodyPatience::begin();
+        let mut set_aside = start;
         while body.len() < length {
-            if body.len() == body.capacity() {
-                let larger = length.min(2 * body.capacity());
-                if !grow_to(larger) {
+            if body.len() == set_aside {
+                set_aside = length.min(set_aside + BODY_STEP_BYTES);
+                if !grow_to(set_aside) {
                     return Err(ApiError::OutOfMemory.into());
                 }
-                body = exactly(larger, &body);
             }
-            let limit = length.min(body.capacity());
-            self.connection.read_body(Some((&mut body, limit)), &mut patience).await?;
+            self.connection.read_body(Some((&mut body, set_aside)), &mut patience).await?;
         }
         Ok(body)
     }
@@ -567,11 +571,4 @@ pub enum Next {
     Drop,
     /// It ends in the middle of an answer that only a reset can show to be incomplete.
     Abort,
-}
-
-/// The bytes in memory of so much capacity and no more, which a buffer that grows by itself does not promise.
-fn exactly(capacity: usize, bytes: &[u8]) -> BytesMut {
-    let mut exact = BytesMut::with_capacity(capacity);
-    exact.extend_from_slice(bytes);
-    exact
 }
