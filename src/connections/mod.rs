@@ -317,7 +317,7 @@ mod tests {
 
     #[tokio::test]
     async fn of_a_crowd_that_says_nothing_the_first_leaves_and_few_are_left_alone() {
-        let connections = Connections::new(16);
+        let connections = Connections::new(16, 10_000);
         let _places: Vec<_> = (0..14).map(|_| connections.find_place(Service::Gateway, &log())).collect();
         let mut first = Box::pin(connections.unheard_should_leave());
         assert!(futures_are_pending(first.as_mut()).await);
