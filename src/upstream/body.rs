@@ -1,9 +1,11 @@
 //! The request body on its way up: pieces that are sent one after the other, none of them copied.
 //!
 //! Over HTTP/2 upstream may answer before it has taken the body, and never take it. Then the stream is reset when its
-//! answer has ended. That takes two things. The task that waits to send more ends when [`Sending`] is dropped. And the
-//! last byte goes alone: a frame with the end of the stream that waits for upstream's window would make the library take
-//! the stream for ended, and nothing could reset it any more; one byte is handed over only when there is room for it.
+//! answer has ended. That takes two things. The task that waits to send more ends when [`Sending`] is dropped. And of a
+//! body that may be larger than upstream's window the last byte goes alone: a frame with the end of the stream that waits
+//! for the window would make the library take the stream for ended, and nothing could reset it any more; one byte is
+//! handed over only when there is room for it. A small body is spared the second frame, which over TLS is a record and a
+//! write more.
 
 use super::pool::{StreamGuard, StreamLease};
 use bytes::Bytes;
@@ -16,10 +18,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
+/// A body up to so many bytes fits into the window that a stream has to begin with, unless upstream makes that smaller
+/// than a frame.
+const SMALL_BYTES: u64 = 16 * 1024;
+
 /// The pieces, and how many of them have been sent.
 pub(super) struct RequestBody {
     pieces: Arc<[Bytes]>,
     sent: usize,
+    is_small: bool,
     /// Whether of the next piece only the last byte is left.
     is_at_last_byte: bool,
     stream: Option<OnStream>,
@@ -84,8 +91,9 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Tasks {
 
 impl RequestBody {
     pub(super) fn new(pieces: Vec<Bytes>) -> Self {
-        let pieces = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
-        Self { pieces, sent: 0, is_at_last_byte: false, stream: None }
+        let pieces: Arc<[Bytes]> = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
+        let is_small = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>() <= SMALL_BYTES;
+        Self { pieces, sent: 0, is_small, is_at_last_byte: false, stream: None }
     }
 
     /// The body on its way over a certain stream.
@@ -95,7 +103,7 @@ impl RequestBody {
         let sending = Sending { begun: begun.clone(), _exchange: ends_with_exchange };
         let (tasks, guard) = (lease.tasks(), lease.stream());
         let stream = OnStream { begun, exchange: Some(exchange), tasks, _guard: guard };
-        (Self { pieces: self.pieces.clone(), sent: 0, is_at_last_byte: false, stream: Some(stream) }, sending)
+        (Self { pieces: self.pieces.clone(), sent: 0, is_at_last_byte: false, stream: Some(stream), ..*self }, sending)
     }
 
     /// All pieces.
@@ -111,11 +119,11 @@ impl RequestBody {
         self.pieces.iter().skip(self.sent).map(|piece| piece.len() as u64).sum()
     }
 
-    /// The next piece; of the last one all but a byte, and then that.
+    /// The next piece; of the last one, unless all is small, all but a byte, and then that.
     fn next_piece(&mut self) -> Option<Bytes> {
         let piece = self.pieces.get(self.sent)?;
         let all_but_one = piece.len() - 1;
-        if self.sent + 1 == self.pieces.len() && all_but_one > 0 && !self.is_at_last_byte {
+        if !self.is_small && self.sent + 1 == self.pieces.len() && all_but_one > 0 && !self.is_at_last_byte {
             self.is_at_last_byte = true;
             return Some(piece.slice(..all_but_one));
         }
@@ -158,23 +166,33 @@ impl Drop for OnStream {
 mod tests {
     use super::*;
 
+    /// Takes a body to its end, and says how long each piece was.
+    fn taken(pieces: &[usize]) -> Vec<usize> {
+        let mut body = RequestBody::new(pieces.iter().map(|length| Bytes::from(vec![b'x'; *length])).collect());
+        let mut taken = Vec::new();
+        while !body.is_end_stream() {
+            let left = body.len();
+            let piece = body.next_piece().unwrap();
+            assert_eq!(body.len(), left - piece.len() as u64, "{pieces:?}");
+            taken.push(piece.len());
+        }
+        assert_eq!((body.len(), body.next_piece()), (0, None));
+        taken
+    }
+
     #[test]
-    fn the_last_byte_goes_alone() {
+    fn the_last_byte_goes_alone_where_there_may_not_be_room_for_all() {
+        const SMALL: usize = SMALL_BYTES as usize;
         for (pieces, expected) in [
-            (&["", "abc", "", "def"][..], &["abc", "de", "f"][..]),
-            (&["abc"], &["ab", "c"]),
-            (&["ab", "c"], &["ab", "c"]),
-            (&["a"], &["a"]),
+            (&[SMALL, 0, 1][..], &[SMALL, 1][..]),
+            (&[SMALL + 1], &[SMALL, 1]),
+            (&[SMALL, 2], &[SMALL, 1, 1]),
+            (&[2, SMALL], &[2, SMALL - 1, 1]),
+            (&[SMALL], &[SMALL]),
+            (&[0, 3, 0, 4], &[3, 4]),
             (&[], &[]),
         ] {
-            let mut body = RequestBody::new(pieces.iter().map(|piece| Bytes::from_static(piece.as_bytes())).collect());
-            let mut left = expected.concat().len() as u64;
-            for piece in expected {
-                assert_eq!((body.len(), body.is_end_stream()), (left, false), "{expected:?}");
-                assert_eq!(body.next_piece().unwrap(), piece);
-                left -= piece.len() as u64;
-            }
-            assert_eq!((body.len(), body.is_end_stream(), body.next_piece()), (0, true, None));
+            assert_eq!(taken(pieces), expected, "{pieces:?}");
         }
     }
 }
