@@ -220,6 +220,7 @@ fn what_fails_before_upstream_is_told_apart() {
     let (code, report, _) = examine(&format!("https://localhost:{}", hold.address.port()), &metadata, &[]);
     assert_eq!(code, Some(1));
     assert!(remedy(&report, "flash").contains("no connection can be made"), "{report:#}");
+    assert!(remedy(&report, "flash").contains(&format!("https://localhost:{}/", hold.address.port())), "{report:#}");
 
     // Tokens are given, and refused.
     let refusing = Upstream::new(|exchange| exchange.answer("401 Unauthorized", "", "{}"));
@@ -239,7 +240,28 @@ fn what_fails_before_upstream_is_told_apart() {
         exchange.close();
     });
     let (code, report, _) = examine(&format!("http://{}", breaking.address), &metadata, &[]);
-    assert_eq!((code, &finding(&report, "flash")["verdict"]), (Some(0), &json!("warning")));
+    assert_eq!((code, &finding(&report, "flash")["verdict"]), (Some(1), &json!("failure")));
+    let url = format!("http://{}/", breaking.address);
+    assert!(remedy(&report, "flash").contains(&url), "{report:#}");
+
+    // A page, with 200.
+    let page = Upstream::new(|exchange| exchange.answer("200 OK", "content-type: text/html\r\n", "<html>"));
+    let (code, report, _) = examine(&format!("http://{}", page.address), &metadata, &[]);
+    assert_eq!((code, &finding(&report, "flash")["verdict"]), (Some(1), &json!("failure")));
+}
+
+#[test]
+fn what_breaks_every_chat_is_a_failure() {
+    let emulator = Emulator::start(&["--speed", "1000"]);
+    for scenario in ["no-http", "half-head", "closed", "two-lengths", "bad-chunk"] {
+        emulator.next(scenario, 1000);
+        let (code, report) = doctor_of(&emulator, &[], &[]);
+        assert_eq!((code, &report["ok"]), (Some(1), &json!(false)), "{scenario}: {report:#}");
+        let command = format!("http://{}/", emulator.address);
+        assert!(remedy(&report, "flash").starts_with("curl -sS -o /dev/null -w "), "{scenario}: {report:#}");
+        assert!(remedy(&report, "flash").contains(&command), "{scenario}: {report:#}");
+        emulator.control("DELETE", "next", None);
+    }
 }
 
 #[test]
@@ -473,13 +495,8 @@ fn each_message_has_a_fault_of_the_emulator() {
             "failure",
             "unset GOOGLE_VERTEX_BASE_URL  # something in between",
         ),
-        (
-            &[WELL, ("json-tail", 1)],
-            &[],
-            "flash streaming",
-            "failure",
-            "unset GOOGLE_VERTEX_BASE_URL  # something in between",
-        ),
+        (&[WELL, ("json-tail", 1)], &[], "flash streaming", "warning", PASSES),
+        (&[WELL, ("error-event", 1)], &[], "flash streaming", "warning", PASSES),
         (&[WELL, ("cut", 1)], &[], "flash streaming", "warning", "it may pass by itself; check again"),
         (&[WELL, ("cut-at-once", 1)], &[], "flash streaming", "warning", "it may pass by itself; check again"),
         (&[("clock-wrong", 4)], &[], "clock", "failure", "sudo timedatectl set-ntp true"),

@@ -458,7 +458,7 @@ fn is_for_elsewhere(result: &Result<Answer, ForwardError>) -> bool {
 }
 
 /// The host that serves a location.
-fn host_of(location: &str) -> String {
+pub(crate) fn host_of(location: &str) -> String {
     match location {
         "global" => "aiplatform.googleapis.com".to_owned(),
         "us" | "eu" => format!("aiplatform.{location}.rep.googleapis.com"),

@@ -1,8 +1,9 @@
 //! What upstream's refusals mean, and what to do about each.
 
 use super::credentials::{Identity, Kind};
-use super::report::Finding;
-use crate::config::variable_spelling;
+use super::report::{Finding, plain};
+use crate::config::{BaseUrl, variable_spelling};
+use crate::upstream::host_of;
 use serde_json::Value;
 
 /// As much of Google's own words as is shown, in characters.
@@ -19,6 +20,8 @@ pub(super) struct Subject<'a> {
     pub(super) alias: &'a str,
     pub(super) vertex_id: &'a str,
     pub(super) location: &'a str,
+    /// Where it goes in place of Google's own address.
+    pub(super) base_url: Option<&'a BaseUrl>,
     /// All locations of the alias, the most wanted first.
     pub(super) locations: &'a [&'a str],
     pub(super) project: &'a str,
@@ -53,7 +56,7 @@ impl Refusal {
 
 /// Judges an answer other than 2xx.
 pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding {
-    let Subject { check, alias, vertex_id, location, locations, project, identity } = subject;
+    let Subject { check, alias, vertex_id, location, locations, project, identity, .. } = subject;
     let Some(refusal) = Refusal::parse(body) else {
         let detail = format!("{status}, and not as Vertex AI answers: another server may be in between");
         if status == 429 || status >= 500 {
@@ -124,6 +127,38 @@ pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding
     }
 }
 
+/// Google's error within a stream, in an event or behind the last one, and its status.
+pub(super) fn error_in_stream(body: &[u8]) -> Option<(u16, Vec<u8>)> {
+    let text = String::from_utf8_lossy(body);
+    let in_event = text.lines().filter_map(|line| line.strip_prefix("data:")).map(str::to_owned);
+    // In place of an event: what is no line of one, up to the end.
+    let behind: String = text
+        .lines()
+        .skip_while(|line| !line.starts_with(['{', '[']))
+        .fold(String::new(), |behind, line| behind + line + "\n");
+    in_event.chain([behind]).find_map(|error| {
+        Refusal::parse(error.as_bytes())?;
+        let value: Value = serde_json::from_str(&error).ok()?;
+        let code = value.get(0).unwrap_or(&value).get("error")?.get("code").and_then(Value::as_u64);
+        Some((code.and_then(|code| u16::try_from(code).ok()).unwrap_or(500), error.into_bytes()))
+    })
+}
+
+/// How to see what is there where the gateway asks.
+pub(super) fn look_in_between(subject: Subject<'_>) -> String {
+    let (url, advice) = match subject.base_url {
+        Some(base) => {
+            let scheme = if base.tls { "https" } else { "http" };
+            (format!("{scheme}://{}/", base.authority), "what GOOGLE_VERTEX_BASE_URL names; to do without: unset it")
+        }
+        None => (
+            format!("https://{}/", host_of(subject.location)),
+            "of GOOGLE_CLOUD_LOCATION; see the network, SSL_CERT_FILE",
+        ),
+    };
+    format!("curl -sS -o /dev/null -w '%{{http_code}} %{{http_version}} %{{remote_ip}}\\n' {url}  # {advice}")
+}
+
 /// What to do when tokens are refused, or none can be had.
 pub(super) fn new_token(identity: &Identity) -> String {
     match identity.kind {
@@ -164,8 +199,8 @@ fn quota_project(identity: &Identity, project: &str) -> String {
 /// Google's own words, in one line that no terminal takes for a command.
 fn shown(refusal: &Refusal) -> String {
     let kind = if refusal.reason.is_empty() { &refusal.status } else { &refusal.reason };
-    let text = format!("{kind}: {}", refusal.message);
-    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_SHOWN).collect();
+    let text = plain(&format!("{kind}: {}", refusal.message));
+    let clean: String = text.chars().take(MAX_SHOWN).collect();
     if clean.chars().count() == MAX_SHOWN { format!("{clean}…") } else { clean }
 }
 

@@ -10,7 +10,7 @@ use crate::credentials::{self, Credentials};
 use crate::error::ApiError;
 use crate::log::{Log, Style};
 use crate::metadata;
-use crate::models::Models;
+use crate::models::{Model, Models};
 use crate::upstream::Vertex;
 use rustls::ClientConfig;
 use std::io;
@@ -71,6 +71,7 @@ pub(super) async fn examine(
             return;
         }
     };
+    let base_url = config.base_url.as_ref();
     let redaction = Redaction::new(&project, identity.account.as_deref());
     let mut clocks = None;
     for (place, model) in models.iter().enumerate() {
@@ -83,13 +84,15 @@ pub(super) async fn examine(
                 alias: &model.alias,
                 vertex_id: &model.vertex_id,
                 location: name,
+                base_url,
                 locations: &locations,
                 project: &project,
                 identity: &identity,
             };
-            let ask = |stream| probe::ask(&vertex, model, location, stream);
+            let ask = |stream| ask(&vertex, model, location, stream);
             if judge_model(subject(&check), ask(false).await, &mut clocks, report) {
-                report.add(judge_stream(subject(&format!("{check} streaming")), ask(true).await));
+                let (outcome, broke) = ask(true).await;
+                report.add(as_it_came(judge_stream(subject(&format!("{check} streaming")), outcome), broke));
                 // What one location says of a model's answers, the others say too.
                 if let Some(recording) = recording.as_mut().filter(|_| number == 0) {
                     report.add(recording.record(&vertex, (place, model, location), &redaction).await);
@@ -102,20 +105,52 @@ pub(super) async fn examine(
     }
 }
 
+/// Asks once, and once more where no answer came or one broke off: that may pass by itself. Tells why, too.
+async fn ask(vertex: &Vertex, model: &Model, location: usize, stream: bool) -> (Outcome, Option<String>) {
+    let first = probe::ask(vertex, model, location, stream).await;
+    let Some(broke) = broken(&first) else { return (first, None) };
+    (probe::ask(vertex, model, location, stream).await, Some(broke))
+}
+
+/// How an outcome is none that would be the same another time.
+fn broken(outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Broken(Some(answer)) if diagnosis::error_in_stream(&answer.body).is_some() => None,
+        Outcome::Broken(_) => Some("the answer broke off, or did not end in time".to_owned()),
+        Outcome::Failed(failure) => match failure.error {
+            ApiError::UpstreamRejectedCredentials
+            | ApiError::CredentialsUnavailable
+            | ApiError::UpstreamUnreachable => None,
+            _ => Some(failure.for_log()),
+        },
+        Outcome::Answered(_) => None,
+    }
+}
+
+/// What is well at the second try only is worth a warning.
+fn as_it_came(finding: Finding, broke: Option<String>) -> Finding {
+    match broke {
+        Some(broke) if finding.is_ok() => {
+            finding.but(&format!("at the second try; first: {broke}"), "it may pass by itself; check again")
+        }
+        _ => finding,
+    }
+}
+
 /// One alias at one location, without streaming. Tells whether it answers.
 fn judge_model(
     subject: Subject<'_>,
-    outcome: Outcome,
+    (outcome, broke): (Outcome, Option<String>),
     clocks: &mut Option<(SystemTime, SystemTime)>,
     report: &mut Report,
 ) -> bool {
     match outcome {
         Outcome::Answered(answer) => {
             *clocks = answer.clocks.or(*clocks);
-            let answers = answer.status == 200;
+            let answers = answer.status == 200 && answer.is_json_object();
             report.add(if answers {
                 let detail = format!("answers, first byte after {} ms", milliseconds(&answer));
-                Finding::ok(subject.check, detail).after(milliseconds(&answer))
+                as_it_came(Finding::ok(subject.check, detail).after(milliseconds(&answer)), broke)
             } else {
                 diagnosis::refusal(subject, answer.status, &answer.body)
             });
@@ -129,25 +164,33 @@ fn judge_model(
 }
 
 fn judge_stream(subject: Subject<'_>, outcome: Outcome) -> Finding {
-    match outcome {
-        Outcome::Answered(answer) if answer.status != 200 => diagnosis::refusal(subject, answer.status, &answer.body),
-        Outcome::Answered(answer) if answer.is_whole_stream() => {
-            let detail = format!("streams, first byte after {} ms", milliseconds(&answer));
-            Finding::ok(subject.check, detail).after(milliseconds(&answer))
-        }
-        Outcome::Answered(_) => Finding::failure(
-            subject.check,
-            "the answer is no event stream, or ends without [DONE]",
-            "unset GOOGLE_VERTEX_BASE_URL  # something in between may buffer or cut it",
-        ),
-        outcome => judge_failure(subject, &outcome),
+    let answer = match outcome {
+        Outcome::Answered(answer) => answer,
+        // Behind an error nothing has to come.
+        Outcome::Broken(Some(answer)) if diagnosis::error_in_stream(&answer.body).is_some() => *answer,
+        outcome => return judge_failure(subject, &outcome),
+    };
+    if answer.status != 200 {
+        return diagnosis::refusal(subject, answer.status, &answer.body);
     }
+    if let Some((status, error)) = diagnosis::error_in_stream(&answer.body) {
+        return diagnosis::refusal(subject, status, &error).said_within("within the stream: ");
+    }
+    if answer.is_whole_stream() {
+        let detail = format!("streams, first byte after {} ms", milliseconds(&answer));
+        return Finding::ok(subject.check, detail).after(milliseconds(&answer));
+    }
+    Finding::failure(
+        subject.check,
+        "the answer is no event stream, or ends without [DONE]",
+        "unset GOOGLE_VERTEX_BASE_URL  # something in between may buffer or cut it",
+    )
 }
 
 fn judge_failure(subject: Subject<'_>, outcome: &Outcome) -> Finding {
     let Outcome::Failed(failure) = outcome else {
-        let detail = "the answer broke off, or did not end in time";
-        return Finding::warning(subject.check, detail, "it may pass by itself; check again");
+        let detail = "no chat got through: twice the answer broke off, or did not end in time";
+        return Finding::failure(subject.check, detail, diagnosis::look_in_between(subject));
     };
     let detail = failure.for_log();
     match failure.error {
@@ -157,12 +200,13 @@ fn judge_failure(subject: Subject<'_>, outcome: &Outcome) -> Finding {
         ApiError::UpstreamUnreachable => Finding::failure(
             subject.check,
             detail,
-            format!(
-                "check GOOGLE_CLOUD_LOCATION ({}), GOOGLE_VERTEX_BASE_URL, the network and SSL_CERT_FILE: no connection can be made",
-                subject.location
-            ),
+            format!("{}  # no connection can be made", diagnosis::look_in_between(subject)),
         ),
-        _ => Finding::warning(subject.check, detail, "it may pass by itself; check again"),
+        _ => Finding::failure(
+            subject.check,
+            format!("no chat got through, twice: {detail}"),
+            diagnosis::look_in_between(subject),
+        ),
     }
 }
 

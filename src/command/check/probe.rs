@@ -51,6 +51,12 @@ pub(super) struct Piece {
 }
 
 impl Answered {
+    /// Whether the body is an object of JSON, as every completion is, and no error.
+    pub(super) fn is_json_object(&self) -> bool {
+        let object = serde_json::from_slice::<serde_json::Map<String, Value>>(&self.body);
+        object.is_ok_and(|object| !object.contains_key("error"))
+    }
+
     /// Whether the answer is a stream of events that was ended as one is.
     pub(super) fn is_whole_stream(&self) -> bool {
         let text = self.body.trim_ascii_end();

@@ -42,6 +42,21 @@ impl Finding {
         Self { verdict: Verdict::Failure, remedy: Some(remedy.into()), ..Self::ok(check, detail) }
     }
 
+    pub(super) fn is_ok(&self) -> bool {
+        self.verdict == Verdict::Ok
+    }
+
+    /// What was well, with a reservation.
+    pub(super) fn but(self, reservation: &str, remedy: &str) -> Self {
+        let detail = format!("{}, {reservation}", self.detail);
+        Self { verdict: Verdict::Warning, detail, remedy: Some(remedy.to_owned()), ..self }
+    }
+
+    /// Says where it was said.
+    pub(super) fn said_within(self, place: &str) -> Self {
+        Self { detail: format!("{place}{}", self.detail), ..self }
+    }
+
     pub(super) fn after(self, ttfb_ms: u64) -> Self {
         Self { ttfb_ms: Some(ttfb_ms), ..self }
     }
@@ -54,7 +69,10 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn add(&mut self, finding: Finding) {
+    /// In its words nothing is left that a terminal takes for a command, or that turns the order of letters around.
+    pub(super) fn add(&mut self, mut finding: Finding) {
+        finding.detail = plain(&finding.detail);
+        finding.remedy = finding.remedy.as_deref().map(plain);
         self.findings.push(finding);
     }
 
@@ -95,9 +113,28 @@ impl Report {
     }
 }
 
+/// One line of what can be seen: of control characters and those that set a direction only a blank is left.
+pub(super) fn plain(text: &str) -> String {
+    let is_seen = |c: char| {
+        !c.is_control()
+            && !matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    text.chars().map(|c| if is_seen(c) { c } else { ' ' }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_word_turns_a_line_around() {
+        let mut report = Report::default();
+        report.add(Finding::failure("flash", "a\u{202e}b\u{2066}c\u{1b}[31m", "d\u{2069}e\nf"));
+        assert_eq!(
+            (report.findings[0].detail.as_str(), report.findings[0].remedy.as_deref()),
+            ("a b c [31m", Some("d e f"))
+        );
+    }
 
     #[test]
     fn a_warning_is_no_failure_and_both_say_what_to_do() {
