@@ -279,6 +279,19 @@ fn a_marker_that_is_misspelt_is_told() {
 }
 
 #[test]
+fn refusals_of_a_model_name_the_one_that_was_asked_for() {
+    let emulator = Emulator::start(&[]);
+    for (scenario, said) in [
+        ("wrong-location", "/publishers/google/models/gemini-2.5-flash` was not found"),
+        ("malformed-model", "(`model`: 'gemini-2.5-flash')"),
+    ] {
+        let answer = emulator.request(&saying(&format!("[emulator:{scenario}]"), false));
+        let text = answer.json().to_string();
+        assert!(text.contains(said), "{scenario}: {text}");
+    }
+}
+
+#[test]
 fn one_scenario_can_be_there_always() {
     let emulator = Emulator::start(&["--always", "overloaded"]);
     assert_eq!(emulator.request(&saying("Say hi.", false)).status, 503);

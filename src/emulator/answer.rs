@@ -113,6 +113,7 @@ fn placed(target: Target<'_>, chat: &Chat, text: &str) -> String {
     text.replace("{project}", target.project)
         .replace("{location}", target.location)
         .replace("{model}", &chat.model.name())
+        .replace("{model_id}", chat.model.id())
 }
 
 fn refuse(target: Target<'_>, chat: &Chat, error: &ErrorAnswer) -> Response<Steps> {

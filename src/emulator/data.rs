@@ -90,8 +90,8 @@ pub(super) fn judge_choice(value: &Value, fields: &[&str], words: &[&str]) -> Re
     }
 }
 
-/// The names and contents of a folder's `*.json` files, by name.
-pub(super) fn json_files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, Unusable> {
+/// The names and contents of a folder's `*.json` files, by name, of which none has more than so many MiB.
+pub(super) fn json_files(folder: &Path, most_mib: u64) -> Result<Vec<(String, Vec<u8>)>, Unusable> {
     let failed = |file: &Path, error: std::io::Error| Unusable {
         file: file.display().to_string(),
         field: "the file".to_owned(),
@@ -109,9 +109,16 @@ pub(super) fn json_files(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, Unusab
         .into_iter()
         .map(|path| {
             // Reading a pipe would wait for whoever writes into it.
-            if !fs::metadata(&path).map_err(|error| failed(&path, error))?.is_file() {
+            let metadata = fs::metadata(&path).map_err(|error| failed(&path, error))?;
+            let refused = |problem| {
                 let (file, field) = (path.display().to_string(), "the file".to_owned());
-                return Err(Unusable { file, field, problem: "must be a regular file".to_owned() });
+                Err(Unusable { file, field, problem })
+            };
+            if !metadata.is_file() {
+                return refused("must be a regular file".to_owned());
+            }
+            if metadata.len() > most_mib * 1024 * 1024 {
+                return refused(format!("must have no more than {most_mib} MiB"));
             }
             let bytes = fs::read(&path).map_err(|error| failed(&path, error))?;
             Ok((path.display().to_string(), bytes))

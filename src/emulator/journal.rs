@@ -8,25 +8,35 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use http::{HeaderMap, StatusCode, request};
 use serde::Serialize;
 
-use super::{metadata, oauth};
-
 /// So many exchanges are remembered.
 const MOST_EXCHANGES: usize = 1000;
 /// So many bytes of bodies, in all.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 /// So many bytes of one body; its length and digest are those of all of it.
 const MOST_BODY_BYTES: usize = 256 * 1024;
-/// Header fields that are shown as digests.
-const SECRETS: [&str; 8] = [
-    "api-key",
-    "authorization",
-    "cookie",
-    "proxy-authorization",
-    "x-api-key",
-    "x-auth-token",
-    "x-goog-api-key",
-    "x-goog-iam-authorization-token",
+/// Header fields that are shown as they are: none of them is made to hold a secret. Of all others there is a digest.
+const HARMLESS: [&str; 18] = [
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "metadata-flavor",
+    "te",
+    "traceparent",
+    "transfer-encoding",
+    "user-agent",
+    "x-goog-user-project",
+    "x-request-id",
+    "x-server-timeout",
 ];
+/// And those that begin so.
+const HARMLESS_FAMILIES: [&str; 2] = ["x-stainless-", "x-vertex-ai-"];
 
 /// The last exchanges.
 #[derive(Debug, Default)]
@@ -110,7 +120,7 @@ impl Journal {
         Recorder {
             journal: self.clone(),
             number,
-            is_secret: is_of_tokens(head.uri.path()),
+            is_secret: !is_of_chats(head.uri.path()),
             context: Context::new(&SHA256),
             answer: Body::default(),
             first: Vec::new(),
@@ -168,18 +178,18 @@ impl Noted {
 
 fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
     let shown = |name: &str, value: &[u8]| {
-        if SECRETS.contains(&name) {
-            format!("sha256:{}", hexadecimal(digest(&SHA256, value).as_ref()))
-        } else {
+        if HARMLESS.contains(&name) || HARMLESS_FAMILIES.iter().any(|family| name.starts_with(family)) {
             String::from_utf8_lossy(value).into_owned()
+        } else {
+            format!("sha256:{}", hexadecimal(digest(&SHA256, value).as_ref()))
         }
     };
     headers.iter().map(|(name, value)| (name.to_string(), shown(name.as_str(), value.as_bytes()))).collect()
 }
 
-/// Where tokens are asked for and given.
-fn is_of_tokens(path: &str) -> bool {
-    oauth::serves(path) || metadata::gives_tokens(path)
+/// Where chats go. Everywhere else tokens may be asked for and given, however the path is spelled.
+fn is_of_chats(path: &str) -> bool {
+    path.ends_with("/chat/completions")
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -257,9 +267,16 @@ mod tests {
     use super::*;
 
     fn head() -> request::Parts {
-        Request::post("/v1/x?key=canary")
+        Request::post("/v1/x/chat/completions?key=canary")
             .header("Authorization", "Bearer canary")
             .header("api-key", "canary")
+            .header("x-serverless-authorization", "Bearer canary")
+            .header("x-amz-security-token", "canary")
+            .header("x-goog-iap-jwt-assertion", "canary")
+            .header("x-access-token", "canary")
+            .header("x-client-secret", "canary")
+            .header("referer", "https://x.example/?key=canary")
+            .header("x-stainless-lang", "python")
             .body(())
             .unwrap()
             .into_parts()
@@ -277,6 +294,9 @@ mod tests {
         drop(recorder);
         for path in [
             "/token",
+            "//token",
+            "/token/",
+            "/Token",
             "/v1/token",
             "/v1/projects/-/serviceAccounts/a@b:generateAccessToken",
             "/computeMetadata/v1/instance/service-accounts/default/token",
@@ -288,7 +308,11 @@ mod tests {
         }
         let noted = serde_json::to_string(&journal.since(0)).unwrap();
         assert!(!noted.contains("canary"), "{noted}");
-        assert!(noted.contains(r#""path":"/v1/x""#) && noted.contains(r#""ended":"complete""#), "{noted}");
+        assert!(
+            noted.contains(r#""path":"/v1/x/chat/completions""#) && noted.contains(r#""ended":"complete""#),
+            "{noted}"
+        );
+        assert!(noted.contains("a prompt") && noted.contains(r#"["x-stainless-lang","python"]"#), "{noted}");
         // The digest of "abc", as the standard gives it.
         assert!(noted.contains("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"), "{noted}");
     }

@@ -13,6 +13,8 @@ use super::vertex::Chat;
 
 /// What a file is of that is not embedded.
 const FAMILY_OF_FOLDER: &str = "your own";
+/// A scenario is written by hand: its file has so many MiB at most.
+const MOST_MIB: u64 = 1;
 
 /// An embedded file.
 struct File {
@@ -143,7 +145,7 @@ impl Library {
     /// # Errors
     /// The first file that is no scenario, and the field.
     pub fn add_folder(&mut self, folder: &Path) -> Result<(), Unusable> {
-        for (file, bytes) in data::json_files(folder)? {
+        for (file, bytes) in data::json_files(folder, MOST_MIB)? {
             let mut scenario = parse(&file, &bytes)?;
             if let Some(at) = self.scenarios.iter().position(|listed| listed.scenario.name == scenario.name) {
                 self.scenarios.remove(at);
@@ -279,6 +281,15 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_too_large_is_refused_unread() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = fs::File::create(folder.path().join("huge.json")).unwrap();
+        file.set_len((1 << 20) + 1).unwrap();
+        let said = Library::embedded().add_folder(folder.path()).unwrap_err().to_string();
+        assert!(said.ends_with("huge.json: the file: must have no more than 1 MiB"), "{said}");
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         let refused = |text: &str| parse("x.json", text.as_bytes()).unwrap_err().to_string();
         let with = |when: &str, answer: &str| format!(r#"{{"name":"x","about":"x","when":{when},"answer":{answer}}}"#);
@@ -312,6 +323,14 @@ mod tests {
             (
                 with("{}", "5"),
                 "x.json: answer: must have exactly one of 'error', 'raw', 'wire', 'completion', 'token', and is a number",
+            ),
+            (
+                format!(r#"{{"name":"{}","about":"x","when":{{}}}}"#, "x".repeat(65_536)),
+                "x.json: name: must be 1 to 64 letters",
+            ),
+            (
+                with("{}", &format!(r#"{{"completion":{{"text":"{}","text_times":1000000}}}}"#, "x".repeat(68))),
+                "x.json: answer.completion.text_times: must be such that the text has no more than 64 MiB",
             ),
             (with("{}", r#"{"raw":{"frames":[]}}"#), "x.json: answer.raw.code: is missing"),
             (with("{}", r#"{"raw":{"code":200}}"#), "x.json: answer.raw.frames: is missing"),

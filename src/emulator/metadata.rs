@@ -25,11 +25,6 @@ const FLAVOR: &str = "metadata-flavor";
 const EMAIL: &str = "emulator@";
 const DEFAULT_ACCOUNT: &str = "/computeMetadata/v1/instance/service-accounts/default";
 
-/// Whether an answer at this path holds a token.
-pub(super) fn gives_tokens(path: &str) -> bool {
-    path.starts_with(ROOT) && (path.ends_with("/token") || path.ends_with("/identity"))
-}
-
 /// The tokens in circulation.
 #[derive(Debug, Default)]
 pub(super) struct Tokens {

@@ -44,6 +44,11 @@ impl Model {
         format!("google/{}", self.id)
     }
 
+    /// The name without its publisher.
+    pub(super) fn id(self) -> &'static str {
+        self.id
+    }
+
     /// Gemini 3 and later: function calls carry a signature that must come back.
     pub(super) fn signs_calls(self) -> bool {
         self.id.starts_with("gemini-3")

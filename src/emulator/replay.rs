@@ -25,6 +25,8 @@ use super::library::Unusable;
 /// The format that is known.
 pub const VERSION: u32 = 1;
 
+/// The file of a captured exchange has so many MiB at most.
+const MOST_MIB: u64 = 256;
 /// Header fields that are made anew for each answer.
 const OWN_HEADERS: [&str; 5] = ["connection", "date", "keep-alive", "transfer-encoding", "upgrade"];
 
@@ -146,7 +148,7 @@ impl Replay {
     /// The first file that is no exchange, and the field.
     pub fn read(folder: &Path) -> Result<Self, Unusable> {
         let mut replay = Self { answers: BTreeMap::new(), count: 0 };
-        for (file, bytes) in data::json_files(folder)? {
+        for (file, bytes) in data::json_files(folder, MOST_MIB)? {
             let exchange: Exchange = data::read(&file, &bytes, judge_version)?;
             let unusable = |(field, problem)| Unusable { file: file.clone(), field, problem };
             exchange.request.judge().map_err(unusable)?;

@@ -19,6 +19,10 @@ use super::vertex::{Chat, Checks, Role};
 const MARKER: &str = "[emulator:";
 /// A piece of an answer is repeated so often at most.
 const MOST_REPEATS: u32 = 1_000_000;
+/// A text that is repeated has so many bytes in all at most.
+const MOST_REPEATED_BYTES: usize = 64 * 1024 * 1024;
+/// A name has so many characters at most: lists have a column of them.
+const LONGEST_NAME: usize = 64;
 
 /// A special case.
 #[derive(Clone, Debug, Deserialize)]
@@ -110,7 +114,7 @@ impl Default for Answer {
 #[serde(deny_unknown_fields)]
 pub(super) struct ErrorAnswer {
     pub(super) code: u16,
-    /// `{project}`, `{location}` and `{model}` are filled in.
+    /// `{project}`, `{location}`, `{model}` and `{model_id}` are filled in.
     pub(super) message: String,
     pub(super) status: String,
     #[serde(default)]
@@ -155,7 +159,7 @@ pub(super) struct WireAnswer {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Frame {
-    /// Text. `{project}`, `{location}` and `{model}` are filled in.
+    /// Text. `{project}`, `{location}`, `{model}` and `{model_id}` are filled in.
     Send(String),
     /// Bytes.
     SendBase64(String),
@@ -343,12 +347,13 @@ impl Scenario {
     /// What is wrong with it, if anything: the field, and what it must be.
     pub(super) fn problem(&self) -> Option<(String, String)> {
         let is_name = |text: &str| {
-            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            (1..=LONGEST_NAME).contains(&text.len())
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
         };
         let wrong = |field: &str, expected: &str| Some((field.to_owned(), format!("must be {expected}")));
         let when = &self.when;
         if !is_name(&self.name) {
-            return wrong("name", "letters, digits and '-_.'");
+            return wrong("name", "1 to 64 letters, digits and '-_.'");
         }
         if self.about.is_empty() || self.about.contains(char::is_control) {
             return wrong("about", "one line without control characters");
@@ -404,6 +409,10 @@ impl Scenario {
                 }
                 if different.text_times.is_some_and(|times| times > MOST_REPEATS) {
                     return wrong("answer.completion.text_times", "no more than 1000000");
+                }
+                let length = different.text.as_ref().map_or(0, String::len);
+                if length.saturating_mul(different.text_times.unwrap_or(1) as usize) > MOST_REPEATED_BYTES {
+                    return wrong("answer.completion.text_times", "such that the text has no more than 64 MiB in all");
                 }
                 if different.signature.characters.is_some_and(|characters| characters > MOST_REPEATS as usize) {
                     return wrong("answer.completion.signature.characters", "no more than 1000000");
@@ -489,7 +498,7 @@ impl RawAnswer {
         let is_filled_in = self.frames.iter().any(Frame::is_filled_in);
         let told_length = told.parse::<usize>().ok();
         let problem = if is_filled_in {
-            "cannot be known where {project}, {location} or {model} is filled in".to_owned()
+            "cannot be known where {project}, {location}, {model} or {model_id} is filled in".to_owned()
         } else if ends_early && told_length.is_none_or(|told| told < length) {
             format!(
                 "must be {length} or more, since the frames end early, and is {told}; 'wire' sends what does not fit"
@@ -531,7 +540,7 @@ impl Frame {
             Self::Trickle(trickle) => &trickle.send,
             _ => return false,
         };
-        ["{project}", "{location}", "{model}"].iter().any(|place| text.contains(place))
+        ["{project}", "{location}", "{model}", "{model_id}"].iter().any(|place| text.contains(place))
     }
 }
 
