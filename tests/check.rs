@@ -100,6 +100,9 @@ fn for_people_there_is_a_line_for_each_finding_and_what_to_do() {
 /// Status and body of a refusal, further settings, the verdict, and how the advice begins.
 type Case<'a> = ((u16, String), &'a [(&'a str, &'a str)], &'a str, &'a str);
 
+/// How the command begins that tells what a location serves.
+const LISTING: &str = "curl -sS -H \"authorization: Bearer $(gcloud auth print-access-token)\"";
+
 /// Google's error with a status, a reason and words.
 fn error(code: u16, status: &str, reason: &str, message: &str) -> (u16, String) {
     let details = if reason.is_empty() {
@@ -117,7 +120,7 @@ fn each_refusal_ends_in_what_to_do() {
         "gcloud projects add-iam-policy-binding test-project --member=serviceAccount:{ACCOUNT} --role=roles/aiplatform.user --condition=None"
     );
     let missing = "Publisher Model `projects/p/locations/l/publishers/google/models/m` was not found or your project does not have access to it.";
-    let cases: [Case<'_>; 13] = [
+    let cases: [Case<'_>; 15] = [
         (
             error(403, "PERMISSION_DENIED", "SERVICE_DISABLED", "Vertex AI API has not been used"),
             &[],
@@ -178,7 +181,20 @@ fn each_refusal_ends_in_what_to_do() {
             "failure",
             "export MODEL_FLASH_LOCATION=global",
         ),
-        (error(404, "NOT_FOUND", "", missing), &[], "failure", "export MODEL_FLASH_ID=google/gemini-2.5-flash  # or"),
+        (
+            error(404, "NOT_FOUND", "", missing),
+            &[("MODEL_FLASH_ID", "google/gemini-2.5-pro")],
+            "failure",
+            "export MODEL_FLASH_ID=google/gemini-2.5-flash  # or",
+        ),
+        // Nothing is proposed that is so already.
+        (error(404, "NOT_FOUND", "", missing), &[], "failure", LISTING),
+        (
+            error(404, "NOT_FOUND", "", missing),
+            &[("MODEL_ALIASES_JSON", r#"{"flash":"google/a","we/ird.Name":"google/b"}"#)],
+            "failure",
+            r#"export MODEL_ALIASES_JSON='{"flash":"google/gemini-2.5-flash","we/ird.Name":"google/b"}'"#,
+        ),
         (
             error(429, "RESOURCE_EXHAUSTED", "", "Resource exhausted."),
             &[],
@@ -211,7 +227,7 @@ fn what_fails_before_upstream_is_told_apart() {
     metadata.answer(TokenAnswer::Error(404, "no service account"));
     let (code, report, _) = examine(&format!("http://{}", upstream.address), &metadata, &[]);
     assert_eq!(code, Some(1));
-    assert!(remedy(&report, "token").starts_with("gcloud auth application-default login"), "{report:#}");
+    assert!(remedy(&report, "token").starts_with("curl -sS -o /dev/null -w "), "{report:#}");
     assert_eq!(upstream.connections(), 0, "nobody is asked without a token");
 
     // Nobody there.
@@ -301,7 +317,7 @@ fn clocks_are_compared() {
 #[test]
 fn every_location_of_every_alias_is_asked() {
     let upstream = Upstream::new(|exchange| {
-        if exchange.request.path().contains("/locations/us-east1/") {
+        if ["us-east1", "us-east4"].iter().any(|place| exchange.request.path().contains(&format!("/{place}/"))) {
             let body = r#"[{"error":{"code":404,"status":"NOT_FOUND","message":"Publisher Model `x` was not found"}}]"#;
             exchange.answer("404 Not Found", "content-type: application/json\r\n", body);
         } else {
@@ -309,7 +325,10 @@ fn every_location_of_every_alias_is_asked() {
         }
     });
     let metadata = Metadata::start();
-    let more = [("GOOGLE_CLOUD_LOCATION", "us-central1,us-east1,global"), ("MODEL_PRO_PREVIEW_LOCATION", "global,eu")];
+    let more = [
+        ("GOOGLE_CLOUD_LOCATION", "us-central1,us-east1,us-east4,global"),
+        ("MODEL_PRO_PREVIEW_LOCATION", "global,eu"),
+    ];
     let (code, report, _) = examine(&format!("http://{}", upstream.address), &metadata, &more);
     assert_eq!(code, Some(1), "{report:#}");
     let findings = report["findings"].as_array().expect("findings");
@@ -323,6 +342,7 @@ fn every_location_of_every_alias_is_asked() {
         ("flash", "ok"),
         ("flash streaming", "ok"),
         ("flash at us-east1", "failure"),
+        ("flash at us-east4", "failure"),
         ("flash at global", "ok"),
         ("flash at global streaming", "ok"),
         ("pro-preview", "ok"),
@@ -331,8 +351,10 @@ fn every_location_of_every_alias_is_asked() {
         ("pro-preview at eu streaming", "ok"),
     ];
     assert_eq!(told, expected, "{report:#}");
-    // Without the place that does not have it, in the order that was wanted.
-    assert_eq!(remedy(&report, "flash at us-east1"), "export MODEL_FLASH_LOCATION=us-central1,global");
+    // Without the places that do not have it, in the order that was wanted.
+    for check in ["flash at us-east1", "flash at us-east4"] {
+        assert_eq!(remedy(&report, check), "export MODEL_FLASH_LOCATION=us-central1,global");
+    }
     let mut asked: Vec<String> = Vec::new();
     for request in upstream.requests() {
         let place =
@@ -340,7 +362,7 @@ fn every_location_of_every_alias_is_asked() {
         asked.push(place.to_owned());
     }
     asked.dedup();
-    assert_eq!(asked, ["us-central1", "us-east1", "global", "eu"]);
+    assert_eq!(asked, ["us-central1", "us-east1", "us-east4", "global", "eu"]);
 }
 
 #[test]
@@ -391,6 +413,8 @@ fn doctor_of(emulator: &Emulator, options: &[&str], more: &[(&str, &str)]) -> (O
 fn each_message_has_a_fault_of_the_emulator() {
     type Fault<'a> = (&'a [(&'a str, u64)], &'a [(&'a str, &'a str)], &'a str, &'a str, &'a str);
     const PASSES: &str = "it may pass by itself";
+    const ASK_METADATA: &str =
+        "curl -sS -o /dev/null -w '%{http_code} %{content_type}\\n' -H 'Metadata-Flavor: Google' http://127.0.0.1:";
     const WELL: (&str, u64) = ("usage-nowhere", 1);
     let role = format!(
         "gcloud projects add-iam-policy-binding test-project --member=serviceAccount:{EMULATED_ACCOUNT} --role=roles/aiplatform.user"
@@ -431,7 +455,7 @@ fn each_message_has_a_fault_of_the_emulator() {
             "gcloud projects list --format='value(projectId)'  # GOOGLE_CLOUD_PROJECT has to be one of these",
         ),
         (&[("forbidden", 1)], &[], "flash", "failure", &role),
-        (&[("malformed-model", 1)], &[], "flash", "failure", "export MODEL_FLASH_ID=google/gemini-2.5-flash"),
+        (&[("malformed-model", 1)], &[], "flash", "failure", LISTING),
         (
             &[("failed-precondition", 1)],
             &[],
@@ -440,13 +464,7 @@ fn each_message_has_a_fault_of_the_emulator() {
             "gcloud org-policies describe vertexai.allowedModels --effective --project=test-project",
         ),
         (&[("wrong-location", 1)], &region, "flash", "failure", "export MODEL_FLASH_LOCATION=global"),
-        (
-            &[("wrong-location", 1)],
-            &[],
-            "flash",
-            "failure",
-            "export MODEL_FLASH_ID=google/gemini-2.5-flash  # or another",
-        ),
+        (&[("wrong-location", 1)], &[], "flash", "failure", LISTING),
         (&[("token-refused", 2)], &[], "flash", "failure", attach),
         (&[("token-missing", 2)], &[], "flash", "failure", attach),
         (&[("rate-limited", 1)], &[], "flash", "warning", PASSES),
@@ -500,8 +518,10 @@ fn each_message_has_a_fault_of_the_emulator() {
         (&[WELL, ("cut", 1)], &[], "flash streaming", "warning", "it may pass by itself; check again"),
         (&[WELL, ("cut-at-once", 1)], &[], "flash streaming", "warning", "it may pass by itself; check again"),
         (&[("clock-wrong", 4)], &[], "clock", "failure", "sudo timedatectl set-ntp true"),
-        (&[("metadata-404", 1)], &[], "token", "failure", attach),
-        (&[("metadata-garbled", 1)], &[], "token", "failure", attach),
+        (&[("metadata-404", 1000)], &[], "token", "failure", ASK_METADATA),
+        (&[("metadata-garbled", 1000)], &[], "token", "failure", ASK_METADATA),
+        (&[("metadata-html", 1000)], &[], "token", "failure", ASK_METADATA),
+        (&[("metadata-500", 1000)], &[], "token", "failure", ASK_METADATA),
     ];
     let emulator = Emulator::start(&["--speed", "1000"]);
     for (scenarios, more, check, verdict, advice) in faults {
@@ -515,6 +535,12 @@ fn each_message_has_a_fault_of_the_emulator() {
         let failed = report["findings"].as_array().expect("findings").iter().any(|one| one["verdict"] == "failure");
         assert_eq!(code, Some(i32::from(failed)), "{scenarios:?}");
         emulator.control("DELETE", "next", None);
+    }
+    // One bad moment is no failure.
+    for scenario in ["metadata-429", "metadata-500"] {
+        emulator.next(scenario, 1);
+        let (code, report) = doctor_of(&emulator, &[], &[]);
+        assert_eq!(code, Some(0), "{scenario}: {report:#}");
     }
     // A person's login is refused by the token endpoint; and one who may ask, but for no project.
     let folder = tempfile::tempdir().expect("a temporary directory");

@@ -102,6 +102,14 @@ impl Identity {
         Self { kind, place, account, quota_project, principal, machine: None }
     }
 
+    /// Where the metadata server is, if tokens come from there.
+    pub(super) fn metadata_host(&self) -> Option<&str> {
+        match &self.place {
+            Place::MetadataServer(host) => Some(host),
+            Place::Variable | Place::WellKnown => None,
+        }
+    }
+
     /// The service account, or a command that tells it.
     pub(super) fn account(&self) -> String {
         match (&self.account, &self.place) {

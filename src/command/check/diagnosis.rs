@@ -4,13 +4,15 @@ use super::credentials::{Identity, Kind};
 use super::report::{Finding, plain};
 use crate::config::{BaseUrl, variable_spelling};
 use crate::upstream::host_of;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// As much of Google's own words as is shown, in characters.
 const MAX_SHOWN: usize = 300;
 
 /// A model that every project may use, everywhere.
 const MODEL_THAT_ANSWERS: &str = "google/gemini-2.5-flash";
+
+const MODELS_PAGE: &str = "https://cloud.google.com/vertex-ai/generative-ai/docs/models";
 
 /// What a question was about.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +22,8 @@ pub(super) struct Subject<'a> {
     pub(super) alias: &'a str,
     pub(super) vertex_id: &'a str,
     pub(super) location: &'a str,
+    /// What `MODEL_ALIASES_JSON` says.
+    pub(super) listed: &'a Map<String, Value>,
     /// Where it goes in place of Google's own address.
     pub(super) base_url: Option<&'a BaseUrl>,
     /// All locations of the alias, the most wanted first.
@@ -56,7 +60,7 @@ impl Refusal {
 
 /// Judges an answer other than 2xx.
 pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding {
-    let Subject { check, alias, vertex_id, location, locations, project, identity, .. } = subject;
+    let Subject { check, vertex_id, location, project, identity, .. } = subject;
     let Some(refusal) = Refusal::parse(body) else {
         let detail = format!("{status}, and not as Vertex AI answers: another server may be in between");
         if status == 429 || status >= 500 {
@@ -72,7 +76,6 @@ pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding
     };
     let detail = format!("{status} {}", shown(&refusal));
     let failure = |remedy: String| Finding::failure(check, detail.clone(), remedy);
-    let spelled = variable_spelling(alias);
     match (status, refusal.reason.as_str()) {
         (403, "SERVICE_DISABLED") => {
             failure(format!("gcloud services enable aiplatform.googleapis.com --project={project}"))
@@ -92,21 +95,13 @@ pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding
             identity.member()
         )),
         (400, _) if refusal.says("malformed publisher model") => {
-            failure(format!("export MODEL_{spelled}_ID=google/{}", vertex_id.rsplit('/').next().unwrap_or(vertex_id)))
+            let id = format!("google/{}", vertex_id.rsplit('/').next().unwrap_or(vertex_id));
+            failure(other_id(subject, &id).unwrap_or_else(|| list_models(subject)))
         }
         (400, _) if refusal.status == "FAILED_PRECONDITION" => failure(format!(
             "gcloud org-policies describe vertexai.allowedModels --effective --project={project}  # what the organisation allows; who administers it can change that"
         )),
-        (404, _) if refusal.says("publisher model") && locations.len() > 1 => {
-            let others: Vec<&str> = locations.iter().copied().filter(|other| *other != location).collect();
-            failure(format!("export MODEL_{spelled}_LOCATION={}", others.join(",")))
-        }
-        (404, _) if refusal.says("publisher model") && location != "global" => {
-            failure(format!("export MODEL_{spelled}_LOCATION=global"))
-        }
-        (404, _) if refusal.says("publisher model") => failure(format!(
-            "export MODEL_{spelled}_ID={MODEL_THAT_ANSWERS}  # or another model that the project may use: https://cloud.google.com/vertex-ai/generative-ai/docs/models"
-        )),
+        (404, _) if refusal.says("publisher model") => failure(elsewhere(subject, &[location])),
         (401, _) => failure(new_token(identity)),
         (429, _) => Finding::warning(
             check,
@@ -119,12 +114,55 @@ pub(super) fn refusal(subject: Subject<'_>, status: u16, body: &[u8]) -> Finding
             Finding::warning(check, detail, "it may pass by itself; if it does not: https://status.cloud.google.com")
         }
         _ if vertex_id != MODEL_THAT_ANSWERS => failure(format!(
-            "export MODEL_{spelled}_ID={MODEL_THAT_ANSWERS}  # does it answer? then it is {vertex_id} that does not, at {location}"
+            "{}  # does it answer? then it is {vertex_id} that does not, at {location}",
+            other_id(subject, MODEL_THAT_ANSWERS).unwrap_or_else(|| list_models(subject))
         )),
         _ => failure(format!(
             "gcloud logging read 'protoPayload.serviceName=\"aiplatform.googleapis.com\" severity>=ERROR' --project={project} --limit=5  # what Google has noted of it"
         )),
     }
+}
+
+/// Whether an answer says that the location does not have the model.
+pub(super) fn is_missing_model(status: u16, body: &[u8]) -> bool {
+    status == 404 && Refusal::parse(body).is_some_and(|refusal| refusal.says("publisher model"))
+}
+
+/// What to do about a model that some of its locations do not have.
+pub(super) fn elsewhere(subject: Subject<'_>, missing: &[&str]) -> String {
+    let spelled = variable_spelling(subject.alias);
+    let left: Vec<&str> = subject.locations.iter().copied().filter(|location| !missing.contains(location)).collect();
+    if !left.is_empty() {
+        format!("export MODEL_{spelled}_LOCATION={}", left.join(","))
+    } else if !missing.contains(&"global") {
+        format!("export MODEL_{spelled}_LOCATION=global")
+    } else if let Some(export) = other_id(subject, MODEL_THAT_ANSWERS) {
+        format!("{export}  # or another model that the project may use: {MODELS_PAGE}")
+    } else {
+        list_models(subject)
+    }
+}
+
+/// The command that gives the alias another id, where it comes from; nothing if it has that id.
+fn other_id(subject: Subject<'_>, id: &str) -> Option<String> {
+    if subject.vertex_id == id {
+        return None;
+    }
+    if !subject.listed.contains_key(subject.alias) {
+        return Some(format!("export MODEL_{}_ID={id}", variable_spelling(subject.alias)));
+    }
+    let mut listed = subject.listed.clone();
+    listed.insert(subject.alias.to_owned(), id.into());
+    // Neither aliases nor ids have quotes.
+    Some(format!("export MODEL_ALIASES_JSON='{}'", Value::Object(listed)))
+}
+
+fn list_models(subject: Subject<'_>) -> String {
+    let Subject { project, location, .. } = subject;
+    format!(
+        "curl -sS -H \"authorization: Bearer $(gcloud auth print-access-token)\" -H 'x-goog-user-project: {project}' 'https://{}/v1beta1/publishers/google/models?pageSize=300' | grep '\"name\"'  # what {location} serves; or see {MODELS_PAGE}",
+        host_of(location)
+    )
 }
 
 /// Google's error within a stream, in an event or behind the last one, and its status.
@@ -157,6 +195,16 @@ pub(super) fn look_in_between(subject: Subject<'_>) -> String {
         ),
     };
     format!("curl -sS -o /dev/null -w '%{{http_code}} %{{http_version}} %{{remote_ip}}\\n' {url}  # {advice}")
+}
+
+/// What to do when no token could be had.
+pub(super) fn no_token(identity: &Identity) -> String {
+    match identity.metadata_host() {
+        Some(host) => format!(
+            "curl -sS -o /dev/null -w '%{{http_code}} %{{content_type}}\\n' -H 'Metadata-Flavor: Google' http://{host}/computeMetadata/v1/instance/service-accounts/default/token  # GCE_METADATA_HOST is {host}; 404: attach a service account to the machine; elsewhere than on Google Cloud: gcloud auth application-default login"
+        ),
+        None => new_token(identity),
+    }
 }
 
 /// What to do when tokens are refused, or none can be had.

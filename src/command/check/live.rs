@@ -13,6 +13,7 @@ use crate::metadata;
 use crate::models::{Model, Models};
 use crate::upstream::Vertex;
 use rustls::ClientConfig;
+use serde_json::{Map, Value};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -30,14 +31,23 @@ pub(super) async fn examine(
     mut config: Config,
     identity: Identity,
     tls: &Arc<ClientConfig>,
+    listed: &Map<String, Value>,
     mut recording: Option<Recording>,
     report: &mut Report,
 ) {
     let identity = identity.completed().await;
-    match credentials::try_once(&config.credentials, &config.metadata_host).await {
+    let mut token = credentials::try_once(&config.credentials, &config.metadata_host).await;
+    // One bad moment of the server's is none of the configuration.
+    if identity.metadata_host().is_some()
+        && token.as_ref().is_err_and(|reason| !reason.contains("connection refused") && !reason.contains("no answer"))
+    {
+        token = credentials::try_once(&config.credentials, &config.metadata_host).await;
+    }
+    match token {
         Ok(()) => report.add(Finding::ok("token", "Google gives one")),
         Err(reason) => {
-            report.add(Finding::failure("token", reason, diagnosis::new_token(&identity)));
+            let remedy = diagnosis::no_token(&identity);
+            report.add(Finding::failure("token", reason, remedy));
             return;
         }
     }
@@ -76,6 +86,7 @@ pub(super) async fn examine(
     let mut clocks = None;
     for (place, model) in models.iter().enumerate() {
         let locations: Vec<&str> = model.route.locations().map(|location| &*models.locations()[location]).collect();
+        let mut missing = Vec::new();
         for (number, location) in model.route.locations().enumerate() {
             let name = &*models.locations()[location];
             let check = if number == 0 { model.alias.to_string() } else { format!("{} at {name}", model.alias) };
@@ -85,18 +96,44 @@ pub(super) async fn examine(
                 vertex_id: &model.vertex_id,
                 location: name,
                 base_url,
+                listed,
                 locations: &locations,
                 project: &project,
                 identity: &identity,
             };
             let ask = |stream| ask(&vertex, model, location, stream);
-            if judge_model(subject(&check), ask(false).await, &mut clocks, report) {
+            let (outcome, broke) = ask(false).await;
+            if let Outcome::Answered(answer) = &outcome
+                && diagnosis::is_missing_model(answer.status, &answer.body)
+            {
+                missing.push(name);
+            }
+            if judge_model(subject(&check), (outcome, broke), &mut clocks, report) {
                 let (outcome, broke) = ask(true).await;
                 report.add(as_it_came(judge_stream(subject(&format!("{check} streaming")), outcome), broke));
                 // What one location says of a model's answers, the others say too.
                 if let Some(recording) = recording.as_mut().filter(|_| number == 0) {
                     report.add(recording.record(&vertex, (place, model, location), &redaction).await);
                 }
+            }
+        }
+        if missing.len() > 1 {
+            let subject = Subject {
+                check: &model.alias,
+                alias: &model.alias,
+                vertex_id: &model.vertex_id,
+                location: missing[0],
+                base_url,
+                listed,
+                locations: &locations,
+                project: &project,
+                identity: &identity,
+            };
+            let remedy = diagnosis::elsewhere(subject, &missing);
+            for location in missing {
+                let is_first = locations.first() == Some(&location);
+                let check = if is_first { model.alias.to_string() } else { format!("{} at {location}", model.alias) };
+                report.advise(&check, &remedy);
             }
         }
     }

@@ -72,7 +72,10 @@ pub(super) fn run(options: &Options) -> ExitCode {
             Ok(runtime) => runtime,
             Err(error) => return fail(&format!("cannot start: {error}")),
         };
-        runtime.block_on(live::examine(config, identity, &tls, recording, &mut report));
+        // It was judged with the rest.
+        let listed = environment.get("MODEL_ALIASES_JSON").and_then(|text| serde_json::from_str(text).ok());
+        let listed = listed.unwrap_or_default();
+        runtime.block_on(live::examine(config, identity, &tls, &listed, recording, &mut report));
     }
     say(&if options.json { report.to_json() } else { report.to_text() });
     if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

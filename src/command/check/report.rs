@@ -76,6 +76,14 @@ impl Report {
         self.findings.push(finding);
     }
 
+    /// Gives a failure a remedy that is known only now.
+    pub(super) fn advise(&mut self, check: &str, remedy: &str) {
+        let failed = |finding: &&mut Finding| finding.verdict == Verdict::Failure && finding.check == check;
+        if let Some(finding) = self.findings.iter_mut().find(failed) {
+            finding.remedy = Some(plain(remedy));
+        }
+    }
+
     /// Whether nothing has failed.
     pub(super) fn is_well(&self) -> bool {
         self.findings.iter().all(|finding| finding.verdict != Verdict::Failure)
