@@ -626,6 +626,14 @@ fn what_is_recorded_can_be_replayed_and_tells_nobody() {
 }
 
 #[test]
+fn a_recording_of_nothing_says_so() {
+    let emulator = Emulator::start(&["--always", "rate-limited"]);
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let (code, report) = doctor_of(&emulator, &["--record", folder.path().to_str().expect("text")], &[]);
+    assert_eq!((code, &finding(&report, "recorded")["verdict"]), (Some(1), &json!("failure")), "{report:#}");
+}
+
+#[test]
 fn what_an_answer_says_is_not_recorded_however_it_is_spelled_and_spread() {
     let scenarios = tempfile::tempdir().expect("a temporary directory");
     let chunk = |text: &str| {

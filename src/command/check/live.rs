@@ -137,6 +137,9 @@ pub(super) async fn examine(
             }
         }
     }
+    if let Some(recording) = recording.filter(Recording::is_empty) {
+        report.add(recording.nothing());
+    }
     if let Some(clocks) = clocks {
         report.add(judge_clock(clocks));
     }

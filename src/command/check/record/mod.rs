@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 const OBSERVED: &str = "observed.md";
 /// The path of all questions, as a captured exchange has it.
 const PATH: &str = "/v1/projects/PROJECT/locations/LOCATION/endpoints/openapi/chat/completions";
-/// Header fields whose values say nothing about anybody. Of all others only the name is written.
+/// Header fields whose values say nothing about anybody, where they are as they are known. Of all others only the name is written.
 const HARMLESS_FIELDS: [&str; 14] = [
     "alt-svc",
     "cache-control",
@@ -48,11 +48,25 @@ const HARMLESS_FIELDS: [&str; 14] = [
     "x-xss-protection",
 ];
 
+/// Whether a value has only words that such fields are known to have, and numbers that are nobody's.
+fn is_of_closed_shape(value: &str) -> bool {
+    const WORDS: &str = " application json text event-stream html plain charset utf utf-8 private no-cache no-store \
+        must-revalidate max-age s-maxage public no-transform chunked gzip br deflate identity nosniff sameorigin deny \
+        mode block h2 h3 ma scaffolding on httpserver2 esf gws origin x-origin referer accept-encoding ";
+    let is_known = |word: &str| {
+        let is_number = word.len() <= 10 && word.bytes().all(|byte| byte.is_ascii_digit());
+        is_number || WORDS.contains(&format!(" {} ", word.to_ascii_lowercase()))
+    };
+    value.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').all(is_known)
+}
+
 /// A folder that is being filled.
 #[derive(Debug)]
 pub(super) struct Recording {
     folder: PathBuf,
     observed: String,
+    /// Answers, in all.
+    written: usize,
 }
 
 impl Recording {
@@ -72,7 +86,7 @@ impl Recording {
             jiff::Timestamp::now().strftime("%Y-%m-%d"),
             observe::HEAD,
         );
-        Ok(Self { folder: folder.to_owned(), observed })
+        Ok(Self { folder: folder.to_owned(), observed, written: 0 })
     }
 
     /// Asks a model everything, and writes down the answers. `number` keeps files of aliases apart.
@@ -110,6 +124,7 @@ impl Recording {
                 return self.cannot_write(&check, &error);
             }
             written += 1;
+            self.written += 1;
         }
         if let Err(error) = fs::write(self.folder.join(OBSERVED), format!("{}\n{}", self.observed, observe::NOT_ASKED))
         {
@@ -123,6 +138,16 @@ impl Recording {
                 format!("see {}; an empty folder and another try may get them", self.folder.join(OBSERVED).display());
             Finding::warning(&check, format!("{detail}; {without} questions got none"), remedy)
         }
+    }
+
+    /// A recording that was asked for and holds nothing.
+    pub(super) fn nothing(&self) -> Finding {
+        let detail = format!("no alias answered at its first location: {} has no answers", self.folder.display());
+        Finding::failure("recorded", detail, "mend what failed above, and try again")
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.written == 0
     }
 
     fn cannot_write(&self, check: &str, error: &io::Error) -> Finding {
@@ -181,7 +206,8 @@ fn captured(asked: &Value, answered: &Answered, end: End) -> Exchange {
 fn fields(headers: &HeaderMap, redaction: &Redaction) -> HeaderMap {
     let mut told = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
-        let is_harmless = HARMLESS_FIELDS.contains(&name.as_str()) || name.as_str().starts_with("x-vertex-ai-");
+        let is_harmless = name.as_str().starts_with("x-vertex-ai-")
+            || HARMLESS_FIELDS.contains(&name.as_str()) && value.to_str().is_ok_and(is_of_closed_shape);
         let value = value.to_str().ok().filter(|text| is_harmless && !redaction.is_named_in(text));
         let value = value.map_or_else(
             || HeaderValue::from_static("REDACTED"),
@@ -204,12 +230,16 @@ mod tests {
         headers.insert("content-type", "text/event-stream".parse().unwrap());
         headers.insert("set-cookie", "canary".parse().unwrap());
         headers.insert("content-length", "100".parse().unwrap());
+        headers.insert("server", "canary".parse().unwrap());
+        headers.insert("cache-control", "private, max-age=0, jane=canary".parse().unwrap());
+        headers.insert("alt-svc", "h3=\":443\"; ma=2592000".parse().unwrap());
         headers.insert("x-canary-project", "1".parse().unwrap());
         headers.insert("x-vertex-ai-billed-to", "Canary_Project".parse().unwrap());
         let told = fields(&headers, &Redaction::new("canary-project", None));
         assert_eq!(told["content-type"], "text/event-stream");
         assert_eq!(told["content-length"], "100");
-        for name in ["set-cookie", "x-redacted", "x-vertex-ai-billed-to"] {
+        assert_eq!(told["alt-svc"], "h3=\":443\"; ma=2592000");
+        for name in ["server", "cache-control", "set-cookie", "x-redacted", "x-vertex-ai-billed-to"] {
             assert!(told.contains_key(name), "{name}");
         }
         assert!(!format!("{told:?}").to_lowercase().contains("canary"), "{told:?}");
