@@ -225,7 +225,7 @@ fn only_a_refusal_is_sent_again() {
 }
 
 #[test]
-fn what_a_goaway_left_unprocessed_is_sent_once_more() {
+fn what_a_goaway_left_unprocessed_is_sent_again() {
     let upstream = H2Upstream::with_treatment(
         |number| if number == 0 { Treatment::RefuseAll } else { Treatment::Serve },
         |exchange| exchange.json("{}"),
@@ -237,12 +237,26 @@ fn what_a_goaway_left_unprocessed_is_sent_once_more() {
     assert_bytes(&seen.requests[0].body, CHAT_UPSTREAM, "the body");
 }
 
+/// Upstream that is being replaced says goodbye on one connection after the other.
 #[test]
-fn two_goaways_are_a_502() {
+fn what_several_goaways_left_unprocessed_is_sent_until_it_is_taken() {
+    let upstream = H2Upstream::with_treatment(
+        |number| if number < 8 { Treatment::RefuseAll } else { Treatment::Serve },
+        |exchange| exchange.json("{}"),
+    );
+    let gateway = Gateway::before(&upstream).start();
+    assert_eq!(gateway.chat(CHAT).status, 200);
+    let seen = upstream.seen();
+    assert_eq!((seen.refused, seen.requests.len()), (8, 1));
+    assert_bytes(&seen.requests[0].body, CHAT_UPSTREAM, "the body");
+}
+
+#[test]
+fn endless_goaways_are_a_502() {
     let upstream = H2Upstream::with_treatment(|_| Treatment::RefuseAll, |exchange| exchange.json("{}"));
     let gateway = Gateway::before(&upstream).start();
     gateway.chat(CHAT).assert_error(502, "upstream_broke");
-    assert_eq!(upstream.seen().refused, 2);
+    assert_eq!(upstream.seen().refused, 9);
 }
 
 #[test]

@@ -141,12 +141,17 @@ impl ForwardError {
 /// A request that comes back unsent is taken to another connection, at most so often: each time one connection less
 /// is in use, and many may be going away together.
 const MAX_UNSENT: u32 = 64;
+/// A request whose connection went away without processing it is sent again at most so often. Upstream that is being
+/// replaced says goodbye on all its connections within moments, and the second choice may be one of them.
+const MAX_LEFT_BEHIND: u32 = 8;
 
 /// Why one attempt failed.
 enum Attempt {
     /// It never left: its connection had died or was going away.
     Unsent(String),
-    /// Upstream refused it without processing it.
+    /// Its connection went away without processing it: its stream is beyond the last one that a GOAWAY names.
+    LeftBehind(String),
+    /// Upstream refused this one stream without processing it.
     Refused(String),
     Failed(ForwardError),
 }
@@ -251,7 +256,7 @@ impl Vertex {
         let endpoint = &self.endpoints[location];
         let no_bearer = |_| ForwardError::new(ApiError::CredentialsUnavailable, "no bearer in time");
         let mut bearer = self.credentials.bearer().await.map_err(no_bearer)?;
-        let (mut bearer_is_second, mut was_refused, mut unsent) = (false, false, 0);
+        let (mut bearer_is_second, mut was_refused, mut left_behind, mut unsent) = (false, false, 0, 0);
         loop {
             match self.attempt(endpoint, request, &bearer, patience).await {
                 Ok(answer) if answer.parts.status != StatusCode::UNAUTHORIZED => return Ok(answer),
@@ -268,8 +273,9 @@ impl Vertex {
                     bearer = self.credentials.replace(&bearer).await.map_err(no_bearer)?;
                 }
                 Err(Attempt::Unsent(_)) if unsent < MAX_UNSENT => unsent += 1,
+                Err(Attempt::LeftBehind(_)) if left_behind < MAX_LEFT_BEHIND => left_behind += 1,
                 Err(Attempt::Refused(_)) if !was_refused => was_refused = true,
-                Err(Attempt::Unsent(cause) | Attempt::Refused(cause)) => {
+                Err(Attempt::Unsent(cause) | Attempt::LeftBehind(cause) | Attempt::Refused(cause)) => {
                     return Err(ForwardError::new(ApiError::UpstreamBroke, cause));
                 }
                 Err(Attempt::Failed(error)) => return Err(error),
@@ -369,6 +375,9 @@ impl Endpoint {
                 Err(if unsent {
                     lease.retire();
                     Attempt::Unsent(cause)
+                } else if was_left_behind(&error) {
+                    lease.retire();
+                    Attempt::LeftBehind(cause)
                 } else if was_refused(&error) {
                     lease.retire();
                     Attempt::Refused(cause)
@@ -483,12 +492,15 @@ fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
     None
 }
 
-/// Whether upstream said itself that it did not process the request: a refused stream, or one beyond the last id that
-/// a GOAWAY names.
+/// Whether upstream said that it will not process the stream: it is beyond the last id that a GOAWAY names.
+fn was_left_behind(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|error| error.is_remote() && error.is_go_away())
+}
+
+/// Whether upstream said that it did not process the stream, and nothing of its connection.
 fn was_refused(error: &hyper::Error) -> bool {
     h2_error(error).is_some_and(|error| {
-        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-        error.is_remote() && (refused || error.is_go_away())
+        error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
     })
 }
 
