@@ -59,7 +59,8 @@ fn a_body_that_is_not_taken_is_given_up_with_the_end_of_the_answer() {
     for (status, window, body, times) in [
         (200, 0, large_chat(2 << 20), 5),
         (413, 1 << 20, large_chat(2 << 20), 5),
-        (200, 0, small, 120),
+        (200, 0, small.clone(), 120),
+        (200, 10, small, 120),
         (429, 10, large_chat(20 << 10), 120),
     ] {
         let upstream = H2Upstream::with_treatment(

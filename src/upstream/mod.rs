@@ -2,10 +2,11 @@
 
 mod body;
 mod connect;
-mod departure;
 pub mod http1;
+mod http2;
 mod pool;
 mod response;
+mod wire;
 
 pub use connect::{NoCertificates, tls_config};
 pub(crate) use connect::{Stream, connect};
@@ -28,7 +29,7 @@ use http1::SendError;
 use pool::{Held, Lease, LeaseError, Pool, StreamLease};
 use rustls::ClientConfig;
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
@@ -348,41 +349,30 @@ impl Endpoint {
         patience: Duration,
     ) -> Result<Answer, Attempt> {
         let building = Instant::now();
-        let (body, sending) = request.body.over(&lease);
-        let outgoing = self.request(request, body, bearer);
+        let head = self.request(request, bearer);
         let departure = Instant::now();
-        match timeout(patience, lease.sender.try_send_request(outgoing)).await {
-            Ok(Ok(response)) => {
-                let (parts, body) = response.into_parts();
-                Ok(Answer {
-                    parts,
-                    body: ResponseBody::over_http2(body, sending, lease),
-                    waited: departure.elapsed(),
-                    overhead: departure - building,
-                    location: None,
-                    attempts: None,
-                    patience: patience.saturating_sub(departure.elapsed()),
-                    failure_elsewhere: None,
-                })
+        match timeout(patience, lease.send(head, &request.body)).await {
+            Ok(Ok((parts, body))) => Ok(Answer {
+                parts,
+                body: ResponseBody::Http2 { body, _lease: lease },
+                waited: departure.elapsed(),
+                overhead: departure - building,
+                location: None,
+                attempts: None,
+                patience: patience.saturating_sub(departure.elapsed()),
+                failure_elsewhere: None,
+            }),
+            Ok(Err(http2::SendError::Broke(error))) => {
+                Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, error)))
             }
-            Ok(Err(mut failed)) => {
-                // hyper may have parked it, and dropped it without handing it back. Without one byte of its body
-                // nobody can have processed it, nor where the connection was closed without an open stream.
-                let mut unsent = failed.take_message().is_some() || !sending.has_begun();
-                let error = failed.into_error();
-                unsent |= lease.was_closed_here() && ended_with_connection(&error);
-                let cause = describe(&error);
-                Err(if unsent {
-                    lease.retire();
-                    Attempt::Unsent(cause)
-                } else if was_left_behind(&error) {
-                    lease.retire();
-                    Attempt::LeftBehind(cause)
-                } else if was_refused(&error) {
-                    lease.retire();
-                    Attempt::Refused(cause)
-                } else {
-                    Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, cause))
+            Ok(Err(error)) => {
+                lease.retire();
+                Err(match error {
+                    http2::SendError::Refused(error) => Attempt::Refused(error.to_string()),
+                    http2::SendError::LeftBehind(error) => Attempt::LeftBehind(error.to_string()),
+                    http2::SendError::Unsent(error) | http2::SendError::Broke(error) => {
+                        Attempt::Unsent(error.to_string())
+                    }
                 })
             }
             Err(_) => Err(Attempt::timed_out()),
@@ -435,8 +425,8 @@ impl Endpoint {
     }
 
     /// An HTTP/2 request.
-    fn request(&self, chat: &ChatRequest, body: RequestBody, bearer: &Bearer) -> Request<RequestBody> {
-        let mut request = Request::new(body);
+    fn request(&self, chat: &ChatRequest, bearer: &Bearer) -> Request<()> {
+        let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
         *request.version_mut() = http::Version::HTTP_2;
@@ -472,52 +462,6 @@ pub(crate) fn host_of(location: &str) -> String {
         "global" => "aiplatform.googleapis.com".to_owned(),
         "us" | "eu" => format!("aiplatform.{location}.rep.googleapis.com"),
         region => format!("{region}-aiplatform.googleapis.com"),
-    }
-}
-
-/// Whether a stream failed since its connection ended, and for no reason of its own.
-fn ended_with_connection(error: &hyper::Error) -> bool {
-    h2_error(error).is_some_and(|error| error.get_io().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
-}
-
-/// HTTP/2's own error behind hyper's.
-fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(error) = cause.downcast_ref::<h2::Error>() {
-            return Some(error);
-        }
-        source = cause.source();
-    }
-    None
-}
-
-/// Whether upstream said that it will not process the stream: it is beyond the last id that a GOAWAY names.
-fn was_left_behind(error: &hyper::Error) -> bool {
-    h2_error(error).is_some_and(|error| error.is_remote() && error.is_go_away())
-}
-
-/// Whether upstream said that it did not process the stream, and nothing of its connection.
-fn was_refused(error: &hyper::Error) -> bool {
-    h2_error(error).is_some_and(|error| {
-        error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
-    })
-}
-
-/// An error of hyper with what HTTP/2 says of it. Not in the words of h2, which quotes what upstream put into a GOAWAY:
-/// that may be anything, what it was sent included.
-fn describe(error: &hyper::Error) -> String {
-    let Some(cause) = h2_error(error) else { return error.to_string() };
-    let of = match (cause.is_go_away(), cause.is_reset()) {
-        (true, _) => "the connection",
-        (_, true) => "the stream",
-        _ => "HTTP/2",
-    };
-    let by = if cause.is_remote() { "upstream" } else { "the gateway" };
-    match (cause.reason(), cause.get_io()) {
-        (Some(reason), _) => format!("{error}: {of} was ended by {by}: {reason:?}"),
-        (None, Some(io)) => format!("{error}: {io}"),
-        (None, None) => error.to_string(),
     }
 }
 

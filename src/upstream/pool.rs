@@ -6,20 +6,16 @@
 //! all are full. Requests wait in a line; connections are dialled by tasks of their own, so that a client who hangs up
 //! in the line takes nothing away from the others.
 
-use super::body::{RequestBody, Tasks};
+use super::body::RequestBody;
 use super::connect::{ConnectError, Stream, connect};
-use super::departure::{Departure, Observed};
 use super::http1::{self, SendError};
+use super::http2::{self, OpenError};
 use super::response::BodyBroke;
 use bytes::Bytes;
+use http::Request;
 use http::response::Parts;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ClientConfig;
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -40,19 +36,8 @@ const SURPLUS_TIMEOUT: Duration = Duration::from_secs(20);
 const KEPT_IDLE: usize = 8;
 /// How often idle connections are looked for, while there are any.
 const REAP_INTERVAL: Duration = Duration::from_secs(10);
-/// Flow-control windows in bytes. A reader that stops holds at most its stream's window, and the connection's is as
-/// large as those of all its streams together, so that it stops nobody else.
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
-/// While streams are open a PING goes out after this much silence, and an answer is due within the second figure.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request may stand in the line: longer than any dial takes.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long upstream may take to send its SETTINGS, which should be the first thing it says.
-const SETTINGS_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often they are looked for.
-const SETTINGS_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Why there is no connection for a request.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -87,22 +72,17 @@ struct State {
 
 struct Http2Connection {
     id: u64,
-    sender: http2::SendRequest<RequestBody>,
-    streams: usize,
-    /// What upstream allows, as its connection's task last read it.
-    allowed: Arc<AtomicUsize>,
-    departure: Departure,
-    tasks: Tasks,
+    connection: http2::Connection,
     idle_since: Instant,
 }
 
 impl Http2Connection {
-    fn room(&self) -> usize {
-        self.allowed.load(Ordering::Relaxed).min(MAX_STREAMS).saturating_sub(self.streams)
+    fn is_in_use(&self) -> bool {
+        self.connection.taken() > 0
     }
 
-    fn is_usable(&self) -> bool {
-        !self.sender.is_closed() && (self.streams > 0 || self.idle_since.elapsed() < IDLE_TIMEOUT)
+    fn is_usable(&mut self) -> bool {
+        self.connection.takes_requests() && (self.is_in_use() || self.idle_since.elapsed() < IDLE_TIMEOUT)
     }
 }
 
@@ -132,28 +112,19 @@ pub(crate) struct Held {
     connection: Option<http1::Connection>,
 }
 
-/// A place on an HTTP/2 connection.
-pub(super) struct StreamLease {
-    pool: Arc<Pool>,
-    /// Sends one request.
-    pub(super) sender: http2::SendRequest<RequestBody>,
-    departure: Departure,
-    tasks: Tasks,
-    stream: Arc<StreamGuard>,
-}
-
-/// One stream of an HTTP/2 connection, taken until the last owner is gone.
-pub(super) struct StreamGuard {
-    /// `None` once it has been given back.
+/// A place on an HTTP/2 connection, for one request.
+pub(crate) struct StreamLease {
+    /// `None` once the place has been given back.
     pool: Option<Arc<Pool>>,
     id: u64,
+    connection: http2::Connection,
 }
 
-impl Drop for StreamGuard {
+impl Drop for StreamLease {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.take() {
             let mut state = pool.state();
-            state.release_stream(self.id);
+            state.release_stream(self);
             pool.serve_waiting(&mut state);
         }
     }
@@ -195,6 +166,8 @@ impl Pool {
     /// Starts as many dials as the line needs, and turns away those whom no connection can ever serve.
     fn dial_for_waiting(self: &Arc<Self>, state: &mut State) {
         state.waiting.retain(|waiter| !waiter.is_closed());
+        // What is going away serves nobody, and is not to count.
+        state.http2.retain_mut(|connection| connection.connection.takes_requests());
         let per_connection = state.requests_per_connection(self.tls.is_some());
         let (open, most) = match per_connection {
             1 => (state.http1_open, MAX_HTTP1_CONNECTIONS),
@@ -254,39 +227,10 @@ impl Pool {
     }
 
     async fn open(self: &Arc<Self>) -> Result<Opened, ConnectError> {
-        let failed = |error: hyper::Error| ConnectError::Failed(error.to_string().into());
         match connect(&self.host, self.port, self.tls.as_ref()).await? {
             Stream::Plain(tcp) => Ok(Opened::Http1(http1::Connection::plain(tcp))),
             Stream::Tls1(tls) => Ok(Opened::Http1(http1::Connection::tls(tls))),
-            Stream::Tls2(tls) => {
-                let (departure, tasks) = (Departure::default(), Tasks::default());
-                let (sender, mut connection) = http2::Builder::new(tasks.clone())
-                    .timer(TokioTimer::new())
-                    .initial_max_send_streams(0)
-                    .initial_stream_window_size(STREAM_WINDOW)
-                    .initial_connection_window_size(CONNECTION_WINDOW)
-                    .keep_alive_interval(PING_INTERVAL)
-                    .keep_alive_timeout(PING_TIMEOUT)
-                    .keep_alive_while_idle(false)
-                    .handshake(TokioIo::new(Observed::new(tls, departure.clone())))
-                    .await
-                    .map_err(failed)?;
-                // Nothing is sent before upstream has said how much it takes: requests that left earlier could wait
-                // inside the connection for each other's end.
-                settle(&mut connection).await?;
-                let allowed = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
-                let of_task = allowed.clone();
-                tokio::spawn(async move {
-                    // Every request wakes it, and so has the limit read again. Its errors reach the requests.
-                    let _ = poll_fn(|cx| {
-                        let done = Pin::new(&mut connection).poll(cx);
-                        of_task.store(connection.current_max_send_streams(), Ordering::Relaxed);
-                        done
-                    })
-                    .await;
-                });
-                Ok(Opened::Http2 { sender, allowed, departure, tasks })
-            }
+            Stream::Tls2(tls) => Ok(Opened::Http2(http2::Connection::open(tls).await?)),
         }
     }
 
@@ -310,32 +254,19 @@ impl Pool {
     }
 }
 
-/// Waits until upstream's SETTINGS have come.
-///
-/// hyper reads them in a task of its own and wakes nobody, so they are looked for; they come with the handshake or a
-/// round trip after it.
-async fn settle<T>(connection: &mut http2::Connection<T, RequestBody, Tasks>) -> Result<(), ConnectError>
-where
-    T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let deadline = Instant::now() + SETTINGS_TIMEOUT;
-    while connection.current_max_send_streams() == 0 {
-        // Polled, so that the connection can end; `sleep` wakes it.
-        tokio::select! {
-            _ = &mut *connection => return Err(ConnectError::ClosedAtOnce),
-            () = sleep(SETTINGS_INTERVAL) => {}
-        }
-        if Instant::now() > deadline {
-            return Err(ConnectError::Failed("upstream's HTTP/2 connection allows no request".into()));
-        }
-    }
-    Ok(())
-}
-
 /// A connection that was just made.
 enum Opened {
     Http1(http1::Connection),
-    Http2 { sender: http2::SendRequest<RequestBody>, allowed: Arc<AtomicUsize>, departure: Departure, tasks: Tasks },
+    Http2(http2::Connection),
+}
+
+impl From<OpenError> for ConnectError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::ClosedAtOnce => Self::ClosedAtOnce,
+            error => Self::Failed(error.to_string().into()),
+        }
+    }
 }
 
 impl State {
@@ -351,37 +282,23 @@ impl State {
                 self.http1_open += 1;
                 self.http1_idle.push(Http1Idle { connection, since: Instant::now() });
             }
-            Opened::Http2 { sender, allowed, departure, tasks } => {
+            Opened::Http2(connection) => {
                 self.speaks_http2 = Some(true);
                 self.next_id += 1;
-                self.http2.push(Http2Connection {
-                    id: self.next_id,
-                    sender,
-                    streams: 0,
-                    allowed,
-                    departure,
-                    tasks,
-                    idle_since: Instant::now(),
-                });
+                self.http2.push(Http2Connection { id: self.next_id, connection, idle_since: Instant::now() });
             }
         }
     }
 
     /// A free place, on the fullest connection that has one, so that the others can become idle and close.
     fn take_place(&mut self, pool: &Arc<Pool>) -> Option<Lease> {
-        self.http2.retain(Http2Connection::is_usable);
-        if let Some(connection) =
-            self.http2.iter_mut().filter(|connection| connection.room() > 0).min_by_key(|connection| connection.room())
-        {
-            connection.streams += 1;
-            let stream = Arc::new(StreamGuard { pool: Some(pool.clone()), id: connection.id });
-            return Some(Lease::Http2(StreamLease {
-                pool: pool.clone(),
-                sender: connection.sender.clone(),
-                departure: connection.departure.clone(),
-                tasks: connection.tasks.clone(),
-                stream,
-            }));
+        while let Some(fullest) = self.fullest_with_room() {
+            let chosen = &mut self.http2[fullest];
+            if chosen.is_usable() {
+                let connection = chosen.connection.take_stream();
+                return Some(Lease::Http2(StreamLease { pool: Some(pool.clone()), id: chosen.id, connection }));
+            }
+            self.http2.swap_remove(fullest);
         }
         while let Some(mut idle) = self.http1_idle.pop() {
             if idle.is_usable() {
@@ -404,11 +321,11 @@ impl State {
         });
         self.http1_open -= before - self.http1_idle.len();
 
-        let idle = self.http2.iter().filter(|connection| connection.streams == 0).count();
+        let idle = self.http2.iter().filter(|connection| !connection.is_in_use()).count();
         let mut surplus = idle.saturating_sub(KEPT_IDLE);
-        self.http2.retain(|connection| {
+        self.http2.retain_mut(|connection| {
             let is_surplus =
-                surplus > 0 && connection.streams == 0 && connection.idle_since.elapsed() > SURPLUS_TIMEOUT;
+                surplus > 0 && !connection.is_in_use() && connection.idle_since.elapsed() > SURPLUS_TIMEOUT;
             surplus -= usize::from(is_surplus);
             !is_surplus && connection.is_usable()
         });
@@ -416,9 +333,15 @@ impl State {
 }
 
 impl State {
-    fn release_stream(&mut self, id: u64) {
-        if let Some(connection) = self.http2.iter_mut().find(|connection| connection.id == id) {
-            connection.streams -= 1;
+    /// Where the next request goes if that connection still takes it.
+    fn fullest_with_room(&self) -> Option<usize> {
+        let rooms = self.http2.iter().map(|connection| connection.connection.room(MAX_STREAMS)).enumerate();
+        rooms.filter(|(_, room)| *room > 0).min_by_key(|(_, room)| *room).map(|(index, _)| index)
+    }
+
+    fn release_stream(&mut self, lease: &StreamLease) {
+        lease.connection.give_back_stream();
+        if let Some(connection) = self.http2.iter_mut().find(|connection| connection.id == lease.id) {
             connection.idle_since = Instant::now();
         }
     }
@@ -433,35 +356,32 @@ impl Lease {
                 state.http1_idle.extend(connection.map(|connection| Http1Idle { connection, since: Instant::now() }));
             }
             Self::Http2(mut lease) => {
-                state.release_stream(lease.stream.id);
+                state.release_stream(&lease);
                 // Nothing is left for its drop, which would take the lock again.
-                if let Some(stream) = Arc::get_mut(&mut lease.stream) {
-                    stream.pool = None;
-                }
+                lease.pool = None;
             }
         }
     }
 }
 
 impl StreamLease {
-    /// The stream that is taken.
-    pub(super) fn stream(&self) -> Arc<StreamGuard> {
-        self.stream.clone()
-    }
-
-    /// What starts the connection's tasks.
-    pub(super) fn tasks(&self) -> Tasks {
-        self.tasks.clone()
-    }
-
-    /// Whether the connection was closed by this side, which it is only when no stream is open.
-    pub(super) fn was_closed_here(&self) -> bool {
-        self.departure.was_first()
+    /// Sends the request and waits for the head of its answer.
+    ///
+    /// # Errors
+    /// When there is no answer to be had.
+    pub(super) async fn send(
+        &mut self,
+        head: Request<()>,
+        body: &RequestBody,
+    ) -> Result<(Parts, http2::Body), http2::SendError> {
+        self.connection.send(head, body).await
     }
 
     /// Takes the connection out of use for new requests: it refused one.
     pub(super) fn retire(&self) {
-        self.pool.state().http2.retain(|connection| connection.id != self.stream.id);
+        if let Some(pool) = &self.pool {
+            pool.state().http2.retain(|connection| connection.id != self.id);
+        }
     }
 }
 
@@ -520,6 +440,7 @@ async fn reap(pool: Weak<Pool>) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::pin::Pin;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::yield_now;
 
@@ -565,23 +486,32 @@ mod tests {
         accepted: Vec<TcpStream>,
         line: Vec<Asking>,
         held: Vec<Lease>,
-        _http2_end: Option<tokio::io::DuplexStream>,
+    }
+
+    /// A connection to an upstream that allows so many streams and answers nobody.
+    async fn http2_connection(limit: u32) -> http2::Connection {
+        let (this_end, other_end) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(async move {
+            let mut upstream = h2::server::Builder::new();
+            let upstream = upstream.max_concurrent_streams(limit).handshake::<_, Bytes>(other_end).await;
+            let mut upstream = upstream.unwrap();
+            let mut requests = Vec::new();
+            while let Some(request) = upstream.accept().await {
+                requests.push(request);
+            }
+        });
+        http2::Connection::open(this_end).await.unwrap()
     }
 
     impl World {
         async fn new(with_http2: bool) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let pool = Pool::new("127.0.0.1", listener.local_addr().unwrap().port(), None);
-            let mut http2_end = None;
             if with_http2 {
-                let (this_end, other_end) = tokio::io::duplex(1024);
-                let (sender, connection) = http2::handshake(Tasks::default(), TokioIo::new(this_end)).await.unwrap();
-                tokio::spawn(connection);
-                let (allowed, departure) = (Arc::new(AtomicUsize::new(3)), Departure::default());
-                pool.state().add(Opened::Http2 { sender, allowed, departure, tasks: Tasks::default() });
-                http2_end = Some(other_end);
+                let connection = http2_connection(3).await;
+                pool.state().add(Opened::Http2(connection));
             }
-            Self { pool, listener, accepted: Vec::new(), line: Vec::new(), held: Vec::new(), _http2_end: http2_end }
+            Self { pool, listener, accepted: Vec::new(), line: Vec::new(), held: Vec::new() }
         }
 
         /// Asks those in the line once; who has got a place leaves it.
@@ -639,12 +569,15 @@ mod tests {
             let answered = self.line.len() - waiting;
             let on_http2 = self.held.iter().filter(|lease| matches!(lease, Lease::Http2(_))).count();
             let on_http1 = self.held.len() - on_http2;
-            let streams: usize = state.http2.iter().map(|connection| connection.streams).sum();
+            let streams: usize = state.http2.iter().map(|connection| connection.connection.taken()).sum();
             let http1_in_use = state.http1_open - state.http1_idle.len();
             let may_be_held = self.held.len()..=self.held.len() + answered;
             prop_assert!(may_be_held.contains(&(streams + http1_in_use)), "a place is lost, or given twice");
             prop_assert!(streams >= on_http2 && http1_in_use >= on_http1);
-            prop_assert!(state.http2.iter().all(|connection| connection.streams <= 3), "too many on one connection");
+            prop_assert!(
+                state.http2.iter().all(|connection| connection.connection.taken() <= 3),
+                "too many on one connection"
+            );
             prop_assert!(waiting == 0 || state.dialling > 0, "they wait for nothing");
             Ok(())
         }
@@ -712,22 +645,20 @@ mod tests {
     #[tokio::test]
     async fn of_http2_connections_only_those_without_streams_are_closed() {
         let mut state = State::default();
-        let mut other_ends = Vec::new();
         for _ in 0..KEPT_IDLE + 5 {
-            let (this_end, other_end) = tokio::io::duplex(1024);
-            other_ends.push(other_end);
-            let (sender, connection) = http2::handshake(Tasks::default(), TokioIo::new(this_end)).await.unwrap();
-            tokio::spawn(connection);
-            let (allowed, departure) = (Arc::new(AtomicUsize::new(MAX_STREAMS)), Departure::default());
-            state.add(Opened::Http2 { sender, allowed, departure, tasks: Tasks::default() });
+            state.add(Opened::Http2(http2_connection(1).await));
         }
         let long_ago = Instant::now() - (SURPLUS_TIMEOUT + Duration::from_secs(1));
         for (number, connection) in state.http2.iter_mut().enumerate() {
-            (connection.idle_since, connection.streams) = (long_ago, usize::from(number < 2));
+            connection.idle_since = long_ago;
+            if number < 2 {
+                connection.connection.take_stream();
+            }
         }
         // Two are in use, however long ago they were idle last; of the others eight stay.
         state.close_idle();
-        let streams = |state: &State| state.http2.iter().map(|connection| connection.streams).collect::<Vec<_>>();
+        let streams =
+            |state: &State| -> Vec<_> { state.http2.iter().map(|connection| connection.connection.taken()).collect() };
         assert_eq!(streams(&state), [[1, 1].as_slice(), &[0; KEPT_IDLE]].concat());
         for connection in &mut state.http2 {
             connection.idle_since -= IDLE_TIMEOUT;

@@ -1,0 +1,406 @@
+//! HTTP/2 connections to upstream, each shared by many requests.
+//!
+//! On `h2` itself. hyper's client starts a task for every request and hands it, and each answer, from task to task, and it
+//! says nothing of what was sent. Here a request puts itself on the connection and looks after its own stream; the
+//! connection's only task moves frames.
+
+use super::body::RequestBody;
+use super::wire::{Departure, Wire};
+use bytes::Bytes;
+use h2::client::{self, SendRequest};
+use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
+use http::Request;
+use http::response::Parts;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+/// Flow-control windows in bytes. A reader that stops holds at most its stream's window, and the connection's is as
+/// large as those of all its streams together, so that it stops nobody else.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Largest head of an answer, in bytes.
+const MAX_HEAD_BYTES: u32 = 16 * 1024;
+/// While streams are open a PING goes out after this much silence, and an answer is due within the second figure.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long upstream may take to send its SETTINGS, which should be the first thing it says.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection. Its task ends when this is dropped and no stream is open.
+#[derive(Clone)]
+pub(super) struct Connection {
+    sender: SendRequest<Bytes>,
+    shared: Arc<Shared>,
+}
+
+/// What the pool, the requests and the connection's task know of each other.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Streams that upstream allows, as the task last read it.
+    allowed: AtomicUsize,
+    /// Streams that are taken.
+    taken: AtomicUsize,
+    departure: Departure,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error("{0}")]
+    Failed(StreamError),
+    #[error("it was closed at once")]
+    ClosedAtOnce,
+    #[error("upstream's HTTP/2 connection allows no request")]
+    NoSettings,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum SendError {
+    /// It never left: its connection had died or was going away.
+    Unsent(StreamError),
+    /// Its connection went away without processing it: its stream is beyond the last one that a GOAWAY names.
+    LeftBehind(StreamError),
+    /// Upstream refused this one stream without processing it.
+    Refused(StreamError),
+    Broke(StreamError),
+}
+
+impl Connection {
+    /// Makes a connection of a byte stream, and waits for upstream's SETTINGS: of requests that left before upstream has
+    /// said how much it takes, some could wait inside the connection for others' end.
+    ///
+    /// # Errors
+    /// When there is none that takes a request.
+    pub(super) async fn open<T>(stream: T) -> Result<Self, OpenError>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let failed = |error| OpenError::Failed(StreamError(error));
+        let shared = Arc::new(Shared::default());
+        let wire = Wire::new(stream, shared.departure.clone());
+        let (sender, mut connection) = client::Builder::new()
+            .initial_max_send_streams(0)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_HEAD_BYTES)
+            .enable_push(false)
+            .handshake(wire.clone())
+            .await
+            .map_err(failed)?;
+        let settling = poll_fn(|cx| {
+            let polled = Pin::new(&mut connection).poll(cx);
+            let _ = wire.poll_send(cx);
+            match (polled, connection.max_concurrent_send_streams()) {
+                (Poll::Ready(_), _) => Poll::Ready(Err(OpenError::ClosedAtOnce)),
+                (Poll::Pending, 0) => Poll::Pending,
+                (Poll::Pending, allowed) => Poll::Ready(Ok(allowed)),
+            }
+        });
+        let allowed = timeout(SETTINGS_TIMEOUT, settling).await.unwrap_or(Err(OpenError::NoSettings))?;
+        shared.allowed.store(allowed, Ordering::Relaxed);
+        let silence = connection.ping_pong().map(|pings| Silence::new(pings, PING_INTERVAL, PING_TIMEOUT));
+        tokio::spawn(drive(connection, wire, shared.clone(), silence));
+        Ok(Self { sender, shared })
+    }
+
+    /// How many more streams it has room for, and `most` at most.
+    pub(super) fn room(&self, most: usize) -> usize {
+        self.shared.allowed.load(Ordering::Relaxed).min(most).saturating_sub(self.taken())
+    }
+
+    /// How many streams are taken.
+    pub(super) fn taken(&self) -> usize {
+        self.shared.taken.load(Ordering::Relaxed)
+    }
+
+    /// Whether it takes requests: it has not ended, and upstream has not said goodbye.
+    pub(super) fn takes_requests(&mut self) -> bool {
+        !matches!(self.sender.poll_ready(&mut Context::from_waker(Waker::noop())), Poll::Ready(Err(_)))
+    }
+
+    /// Takes a stream.
+    pub(super) fn take_stream(&self) -> Self {
+        self.shared.taken.fetch_add(1, Ordering::Relaxed);
+        self.clone()
+    }
+
+    /// Gives a stream back.
+    pub(super) fn give_back_stream(&self) {
+        self.shared.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Sends a request on a stream that is taken, and waits for the head of its answer. An answer may begin before the
+    /// request is sent, whose rest then goes out while the answer's body is waited for. Dropping the future resets the
+    /// stream.
+    ///
+    /// # Errors
+    /// When there is no answer to be had.
+    pub(super) async fn send(&mut self, head: Request<()>, body: &RequestBody) -> Result<(Parts, Body), SendError> {
+        let unsent = |error| SendError::Unsent(StreamError(error));
+        poll_fn(|cx| self.sender.poll_ready(cx)).await.map_err(unsent)?;
+        let (mut answer, stream) = self.sender.send_request(head, body.is_empty()).map_err(unsent)?;
+        // Where upstream takes fewer streams than it did a moment ago, the request waits inside the connection, and
+        // nothing of it has left.
+        let mut waits = true;
+        let mut outgoing = Outgoing::new(stream, body);
+        let answered = poll_fn(|cx| {
+            if waits {
+                waits = self.sender.poll_ready(cx).is_pending();
+            }
+            if !waits {
+                let _ = outgoing.poll_send(cx);
+            }
+            Pin::new(&mut answer).poll(cx)
+        });
+        match answered.await {
+            Ok(answer) => {
+                let (head, incoming) = answer.into_parts();
+                Ok((head, Body { incoming, outgoing }))
+            }
+            Err(error) => {
+                let error = StreamError(error);
+                // The library closes a connection that is going away when no stream is open.
+                let was_closed_here = self.shared.departure.was_first() && error.is_end_of_connection();
+                Err(if waits || was_closed_here {
+                    SendError::Unsent(error)
+                } else if error.was_left_behind() {
+                    SendError::LeftBehind(error)
+                } else if error.was_refused() {
+                    SendError::Refused(error)
+                } else {
+                    SendError::Broke(error)
+                })
+            }
+        }
+    }
+}
+
+/// The connection's task: moves frames until there is nothing more to move.
+async fn drive<T>(
+    mut connection: client::Connection<Wire<T>, Bytes>,
+    wire: Wire<T>,
+    shared: Arc<Shared>,
+    mut silence: Option<Silence>,
+) where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    // Its errors reach the requests.
+    poll_fn(|cx| {
+        let done = Pin::new(&mut connection).poll(cx).is_ready();
+        shared.allowed.store(connection.max_concurrent_send_streams(), Ordering::Relaxed);
+        // All that the requests of this turn have to send goes out together.
+        let _ = wire.poll_send(cx);
+        let is_dead = silence.as_mut().is_some_and(|silence| {
+            silence.poll_too_long(cx, wire.last_heard(), shared.taken.load(Ordering::Relaxed) > 0).is_ready()
+        });
+        if done || is_dead { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Finds out that upstream has gone without a word.
+struct Silence {
+    pings: PingPong,
+    interval: Duration,
+    timeout: Duration,
+    timer: Pin<Box<Sleep>>,
+    awaits_pong: bool,
+}
+
+impl Silence {
+    fn new(pings: PingPong, interval: Duration, timeout: Duration) -> Self {
+        Self { pings, interval, timeout, timer: Box::pin(sleep(interval)), awaits_pong: false }
+    }
+
+    /// Ready when an answer to a PING has not come in time.
+    fn poll_too_long(&mut self, cx: &mut Context<'_>, last_heard: Instant, is_in_use: bool) -> Poll<()> {
+        if self.awaits_pong && self.pings.poll_pong(cx).is_ready() {
+            self.awaits_pong = false;
+            self.timer.as_mut().reset(last_heard + self.interval);
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if self.awaits_pong {
+                return Poll::Ready(());
+            }
+            let now = Instant::now();
+            let due = last_heard + self.interval;
+            if is_in_use && due <= now {
+                self.awaits_pong = self.pings.send_ping(Ping::opaque()).is_ok();
+                self.timer.as_mut().reset(now + self.timeout);
+                let _ = self.pings.poll_pong(cx);
+            } else {
+                self.timer.as_mut().reset(if is_in_use { due } else { now + self.interval });
+            }
+        }
+    }
+}
+
+/// What is still to be sent of a request's body. If not all of it has been when this is dropped, the stream is reset.
+struct Outgoing {
+    stream: SendStream<Bytes>,
+    /// In the reverse order of sending.
+    pieces: Vec<Bytes>,
+}
+
+impl Outgoing {
+    fn new(mut stream: SendStream<Bytes>, body: &RequestBody) -> Self {
+        // Only what there is room for is handed over, and no more than once: nothing waits where it could not be taken
+        // back.
+        stream.reserve_capacity(body.len());
+        Self { stream, pieces: body.frames() }
+    }
+
+    /// Sends what there is room for.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(piece) = self.pieces.last_mut() {
+            let room = self.stream.capacity();
+            if room == 0 {
+                match ready!(self.stream.poll_capacity(cx)) {
+                    Some(Ok(_)) => continue,
+                    // Upstream does not want the rest. What it says instead is found where the answer is waited for.
+                    Some(Err(_)) | None => return Poll::Pending,
+                }
+            }
+            let part = piece.split_to(room.min(piece.len()));
+            if piece.is_empty() {
+                self.pieces.pop();
+            }
+            if self.stream.send_data(part, self.pieces.is_empty()).is_err() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if !self.pieces.is_empty() {
+            self.stream.send_reset(Reason::CANCEL);
+        }
+    }
+}
+
+/// The body of an answer that is still coming.
+pub(crate) struct Body {
+    incoming: RecvStream,
+    outgoing: Outgoing,
+}
+
+impl Body {
+    /// The next piece. Trailers are left out.
+    pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
+        let _ = self.outgoing.poll_send(cx);
+        let piece = ready!(self.incoming.poll_data(cx));
+        if let Some(Ok(piece)) = &piece {
+            // It fails only for more than was received.
+            let _ = self.incoming.flow_control().release_capacity(piece.len());
+        }
+        Poll::Ready(piece.map(|piece| piece.map_err(StreamError)))
+    }
+}
+
+/// How a stream or its connection ended.
+///
+/// Not shown in the words of h2, which quotes what upstream put into a GOAWAY: that may be anything, what it was sent
+/// included.
+pub(crate) struct StreamError(h2::Error);
+
+impl StreamError {
+    /// Whether it failed since its connection ended, and for no reason of its own.
+    fn is_end_of_connection(&self) -> bool {
+        self.0.get_io().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// Whether upstream said that it will not process the stream.
+    fn was_left_behind(&self) -> bool {
+        self.0.is_remote() && self.0.is_go_away()
+    }
+
+    /// Whether upstream said that it did not process the stream, and nothing of its connection.
+    fn was_refused(&self) -> bool {
+        self.0.is_remote() && self.0.is_reset() && self.0.reason() == Some(Reason::REFUSED_STREAM)
+    }
+}
+
+impl fmt::Display for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = match (self.0.is_go_away(), self.0.is_reset()) {
+            (true, _) => "the connection",
+            (_, true) => "the stream",
+            _ => "HTTP/2",
+        };
+        let by = if self.0.is_remote() { "upstream" } else { "the gateway" };
+        match (self.0.reason(), self.0.get_io()) {
+            (Some(reason), _) => write!(f, "{of} was ended by {by}: {reason:?}"),
+            (None, Some(error)) => write!(f, "the connection broke: {error}"),
+            (None, None) => f.write_str("no HTTP/2 request can be made of it"),
+        }
+    }
+}
+
+impl fmt::Debug for StreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for StreamError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{DuplexStream, duplex};
+
+    /// How upstream answers PINGs.
+    async fn upstream(stream: DuplexStream, answers: bool) {
+        let upstream = h2::server::handshake(stream).await;
+        let mut upstream: h2::server::Connection<_, Bytes> = upstream.unwrap();
+        if answers {
+            while upstream.accept().await.is_some() {}
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// A connection's task, with short times for silence, and a stream that is taken or not.
+    async fn is_ended_by_silence(upstream_answers: bool, is_in_use: bool) -> bool {
+        let (this_end, other_end) = duplex(64 * 1024);
+        let upstream = tokio::spawn(upstream(other_end, upstream_answers));
+        let shared = Arc::new(Shared::default());
+        let wire = Wire::new(this_end, shared.departure.clone());
+        let handshake = client::Builder::new().handshake::<_, Bytes>(wire.clone()).await;
+        let (_sender, mut connection) = handshake.unwrap();
+        shared.taken.store(usize::from(is_in_use), Ordering::Relaxed);
+        let times = (Duration::from_millis(50), Duration::from_millis(300));
+        let silence = connection.ping_pong().map(|pings| Silence::new(pings, times.0, times.1));
+        // Longer than three silences of a connection that is in use.
+        let ended = timeout(Duration::from_millis(1500), drive(connection, wire, shared, silence)).await;
+        upstream.abort();
+        ended.is_ok()
+    }
+
+    #[tokio::test]
+    async fn who_answers_no_ping_has_gone() {
+        assert!(is_ended_by_silence(false, true).await);
+    }
+
+    #[tokio::test]
+    async fn who_answers_pings_has_not() {
+        assert!(!is_ended_by_silence(true, true).await);
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_while_no_stream_is_open() {
+        assert!(!is_ended_by_silence(false, false).await);
+    }
+}
