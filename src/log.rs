@@ -65,7 +65,7 @@ struct Shared {
 struct Waiting {
     lines: Vec<u8>,
     lost: u64,
-    /// Whether the thread sleeps until it is woken.
+    /// Whether the thread sleeps until it is woken, and nobody has woken it yet.
     thread_sleeps: bool,
     /// Whether the thread has lines in its hands.
     thread_writes: bool,
@@ -118,7 +118,8 @@ impl Log {
             append_event(self.style, &mut waiting.lines, Severity::Warning, &message, None);
         }
         write(&mut waiting.lines);
-        if waiting.thread_sleeps {
+        // Once: it may take a while until the thread has a turn, and each call is a system call.
+        if std::mem::take(&mut waiting.thread_sleeps) {
             self.shared.changed.notify_all();
         }
     }
@@ -161,8 +162,8 @@ impl Shared {
             while waiting.lines.is_empty() {
                 waiting.thread_sleeps = true;
                 waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-                waiting.thread_sleeps = false;
             }
+            waiting.thread_sleeps = false;
             std::mem::swap(&mut lines, &mut waiting.lines);
             waiting.thread_writes = true;
             drop(waiting);
