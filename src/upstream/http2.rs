@@ -28,6 +28,12 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Largest head of an answer, in bytes.
 const MAX_HEAD_BYTES: u32 = 16 * 1024;
+/// Streams that were given up are remembered for a second, so many of them: what upstream had sent by then is no offence.
+/// Of frames for streams that are forgotten the library stands a thousand in a connection's life, and then breaks it.
+const REMEMBERED_STREAMS: usize = 10_000;
+/// What the library may spend on small pieces that no reader has taken, in bytes: it counts 256 for each, less its length,
+/// and with more it breaks the connection. The window of one stream, filled byte by byte, costs less.
+const SMALL_PIECES_BYTES: usize = 16 * 1024 * 1024;
 /// While streams are open a PING goes out after this much silence, and an answer is due within the second figure.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,6 +90,13 @@ impl Connection {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        Self::start(stream, (PING_INTERVAL, PING_TIMEOUT)).await
+    }
+
+    async fn start<T>(stream: T, (interval, patience): (Duration, Duration)) -> Result<Self, OpenError>
+    where
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let failed = |error| OpenError::Failed(StreamError(error));
         let shared = Arc::new(Shared::default());
         let wire = Wire::new(stream, shared.departure.clone());
@@ -92,6 +105,8 @@ impl Connection {
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(MAX_HEAD_BYTES)
+            .max_concurrent_reset_streams(REMEMBERED_STREAMS)
+            .data_frame_budget(SMALL_PIECES_BYTES)
             .enable_push(false)
             .handshake(wire.clone())
             .await
@@ -107,7 +122,7 @@ impl Connection {
         });
         let allowed = timeout(SETTINGS_TIMEOUT, settling).await.unwrap_or(Err(OpenError::NoSettings))?;
         shared.allowed.store(allowed, Ordering::Relaxed);
-        let silence = connection.ping_pong().map(|pings| Silence::new(pings, PING_INTERVAL, PING_TIMEOUT));
+        let silence = connection.ping_pong().map(|pings| Silence::new(pings, interval, patience));
         tokio::spawn(drive(connection, wire, shared.clone(), silence));
         Ok(Self { sender, shared })
     }
@@ -360,7 +375,7 @@ impl std::error::Error for StreamError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{DuplexStream, duplex};
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
     /// How upstream answers PINGs.
     async fn upstream(stream: DuplexStream, answers: bool) {
@@ -402,5 +417,120 @@ mod tests {
     #[tokio::test]
     async fn nobody_is_asked_while_no_stream_is_open() {
         assert!(!is_ended_by_silence(false, false).await);
+    }
+
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const SETTINGS: u8 = 4;
+    const WINDOW_UPDATE: u8 = 8;
+    const END_HEADERS: u8 = 4;
+    /// `:status: 200`
+    const OK: &[u8] = &[0x88];
+
+    /// One frame as it stands on the wire.
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    fn head() -> Request<()> {
+        let mut head = Request::new(());
+        *head.method_mut() = http::Method::POST;
+        *head.uri_mut() = "https://upstream/chat".parse().unwrap();
+        head
+    }
+
+    fn body(pieces: &[Bytes]) -> RequestBody {
+        RequestBody::new(pieces.to_vec())
+    }
+
+    /// Until nobody has anything to do: what is left waits for the test.
+    async fn let_all_get_on() {
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// A connection, and upstream's end of it, from which nobody reads; so many bytes fit in between.
+    async fn connected(room: usize) -> (Connection, DuplexStream) {
+        let (this_end, mut other_end) = duplex(room);
+        // 100 streams, windows of 1 MiB.
+        let settings = [[0, 3, 0, 0, 0, 100], [0, 4, 0, 16, 0, 0]].concat();
+        let window = frame(WINDOW_UPDATE, 0, 0, &(1u32 << 20).to_be_bytes());
+        other_end.write_all(&[frame(SETTINGS, 0, 0, &settings), window].concat()).await.unwrap();
+        let short = (Duration::from_millis(50), Duration::from_millis(300));
+        let connection = Connection::start(this_end, short).await.unwrap();
+        let_all_get_on().await;
+        (connection, other_end)
+    }
+
+    /// Waits for the end of the connection's task, the only other one that has this.
+    async fn ends(shared: &Arc<Shared>) -> bool {
+        let ending = async {
+            while Arc::strong_count(shared) > 1 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(5), ending).await.is_ok()
+    }
+
+    /// A request whose body is handed over while upstream reads nothing, and which is given up then.
+    async fn give_one_up(connection: &Connection) {
+        let mut sender = connection.take_stream();
+        let giving_up = body(&[Bytes::from(vec![0; 200_000]), Bytes::from(vec![0; 100_000])]);
+        let sent = timeout(Duration::from_millis(20), sender.send(head(), &giving_up)).await;
+        assert!(sent.is_err(), "nobody answers");
+        sender.give_back_stream();
+    }
+
+    /// What upstream had sent before it heard that a stream was reset must not be held against it.
+    #[tokio::test]
+    async fn many_hang_ups_do_not_cost_a_connection() {
+        const STREAMS: u32 = 100;
+        let (mut connection, other_end) = connected(1 << 20).await;
+        let (mut incoming, mut outgoing) = tokio::io::split(other_end);
+        tokio::spawn(async move { tokio::io::copy(&mut incoming, &mut tokio::io::sink()).await });
+        for round in 0..30 {
+            let ids = (0..STREAMS).map(|number| 1 + 2 * (round * STREAMS + number));
+            let answers: Vec<_> = (0..STREAMS)
+                .map(|_| {
+                    let mut sender = connection.clone();
+                    tokio::spawn(async move { sender.send(head(), &body(&[Bytes::from_static(b"{}")])).await })
+                })
+                .collect();
+            let_all_get_on().await;
+            let heads: Vec<u8> = ids.clone().flat_map(|id| frame(HEADERS, END_HEADERS, id, OK)).collect();
+            outgoing.write_all(&heads).await.unwrap();
+            for answer in answers {
+                // The client has left.
+                drop(answer.await.unwrap().unwrap());
+            }
+            let_all_get_on().await;
+            let late: Vec<u8> = ids.flat_map(|id| frame(DATA, 0, id, b"data: 1\n\n")).collect();
+            outgoing.write_all(&late).await.unwrap();
+            let_all_get_on().await;
+            assert!(connection.takes_requests(), "after {} hang-ups", (round + 1) * STREAMS);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_stops_costs_no_connection_however_small_the_pieces() {
+        let (mut connection, other_end) = connected(1 << 20).await;
+        let (mut incoming, mut outgoing) = tokio::io::split(other_end);
+        tokio::spawn(async move { tokio::io::copy(&mut incoming, &mut tokio::io::sink()).await });
+        let mut sender = connection.clone();
+        let answer =
+            tokio::spawn(async move { sender.send(head(), &body(&[Bytes::from_static(b"{}")])).await.unwrap() });
+        let_all_get_on().await;
+        outgoing.write_all(&frame(HEADERS, END_HEADERS, 1, OK)).await.unwrap();
+        let answer = answer.await.unwrap();
+        // As much as its window allows, byte by byte.
+        let piece = frame(DATA, 0, 1, b"x").repeat(1024);
+        for _ in 0..STREAM_WINDOW / 1024 {
+            outgoing.write_all(&piece).await.unwrap();
+            let_all_get_on().await;
+        }
+        assert!(connection.takes_requests());
+        drop(answer);
     }
 }
