@@ -73,7 +73,8 @@ pub(super) enum OpenError {
 pub(super) enum SendError {
     /// It never left: its connection had died or was going away.
     Unsent(StreamError),
-    /// Its connection went away without processing it: its stream is beyond the last one that a GOAWAY names.
+    /// Its connection went away without processing it: its stream is beyond the last one that a GOAWAY names, or nothing
+    /// of its body had left.
     LeftBehind(StreamError),
     /// Upstream refused this one stream without processing it.
     Refused(StreamError),
@@ -163,17 +164,9 @@ impl Connection {
         let unsent = |error| SendError::Unsent(StreamError(error));
         poll_fn(|cx| self.sender.poll_ready(cx)).await.map_err(unsent)?;
         let (mut answer, stream) = self.sender.send_request(head, body.is_empty()).map_err(unsent)?;
-        // Where upstream takes fewer streams than it did a moment ago, the request waits inside the connection, and
-        // nothing of it has left.
-        let mut waits = true;
         let mut outgoing = Outgoing::new(stream, body);
         let answered = poll_fn(|cx| {
-            if waits {
-                waits = self.sender.poll_ready(cx).is_pending();
-            }
-            if !waits {
-                let _ = outgoing.poll_send(cx);
-            }
+            let _ = outgoing.poll_send(cx);
             Pin::new(&mut answer).poll(cx)
         });
         match answered.await {
@@ -185,9 +178,9 @@ impl Connection {
                 let error = StreamError(error);
                 // The library closes a connection that is going away when no stream is open.
                 let was_closed_here = self.shared.departure.was_first() && error.is_end_of_connection();
-                Err(if waits || was_closed_here {
+                Err(if was_closed_here {
                     SendError::Unsent(error)
-                } else if error.was_left_behind() {
+                } else if error.was_left_behind() || (error.is_of_connection() && outgoing.is_untouched()) {
                     SendError::LeftBehind(error)
                 } else if error.was_refused() {
                     SendError::Refused(error)
@@ -260,19 +253,29 @@ impl Silence {
     }
 }
 
-/// What is still to be sent of a request's body. If not all of it has been when this is dropped, the stream is reset.
+/// What is still to be sent of a request's body. If not all of it has been when this is dropped, or the answer has not
+/// ended, the stream is reset.
 struct Outgoing {
     stream: SendStream<Bytes>,
     /// In the reverse order of sending.
     pieces: Vec<Bytes>,
+    has_begun: bool,
+    /// Whether the answer has ended.
+    is_answered: bool,
 }
 
 impl Outgoing {
     fn new(mut stream: SendStream<Bytes>, body: &RequestBody) -> Self {
         // Only what there is room for is handed over, and no more than once: nothing waits where it could not be taken
-        // back.
+        // back. There is none before the head has been sent, which has to wait where upstream takes fewer streams than
+        // it did a moment ago.
         stream.reserve_capacity(body.len());
-        Self { stream, pieces: body.frames() }
+        Self { stream, pieces: body.frames(), has_begun: body.is_empty(), is_answered: false }
+    }
+
+    /// Whether upstream cannot have any of it, and so cannot have processed the request.
+    fn is_untouched(&self) -> bool {
+        !self.has_begun
     }
 
     /// Sends what there is room for.
@@ -286,6 +289,7 @@ impl Outgoing {
                     Some(Err(_)) | None => return Poll::Pending,
                 }
             }
+            self.has_begun = true;
             let part = piece.split_to(room.min(piece.len()));
             if piece.is_empty() {
                 self.pieces.pop();
@@ -300,7 +304,9 @@ impl Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        if !self.pieces.is_empty() {
+        // Left to itself the library would reset the stream as well, but keep what it has of the body until the reset
+        // can be sent.
+        if !self.pieces.is_empty() || !self.is_answered {
             self.stream.send_reset(Reason::CANCEL);
         }
     }
@@ -317,6 +323,7 @@ impl Body {
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
         let _ = self.outgoing.poll_send(cx);
         let piece = ready!(self.incoming.poll_data(cx));
+        self.outgoing.is_answered = piece.is_none();
         if let Some(Ok(piece)) = &piece {
             // It fails only for more than was received.
             let _ = self.incoming.flow_control().release_capacity(piece.len());
@@ -335,6 +342,11 @@ impl StreamError {
     /// Whether it failed since its connection ended, and for no reason of its own.
     fn is_end_of_connection(&self) -> bool {
         self.0.get_io().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// Whether it is not about the stream alone.
+    fn is_of_connection(&self) -> bool {
+        !self.0.is_reset()
     }
 
     /// Whether upstream said that it will not process the stream.
@@ -481,6 +493,37 @@ mod tests {
         let sent = timeout(Duration::from_millis(20), sender.send(head(), &giving_up)).await;
         assert!(sent.is_err(), "nobody answers");
         sender.give_back_stream();
+    }
+
+    #[tokio::test]
+    async fn what_was_never_sent_since_upstream_had_gone_is_not_taken_for_broken() {
+        let (mut connection, other_end) = connected(64 * 1024).await;
+        // The connection's task has not heard of it when the request is made.
+        drop(other_end);
+        let sent = connection.send(head(), &body(&[Bytes::from_static(b"{}")])).await;
+        assert!(matches!(sent, Err(SendError::LeftBehind(_))), "{:?}", sent.err());
+    }
+
+    #[tokio::test]
+    async fn what_may_have_been_sent_is_taken_for_broken() {
+        let (mut connection, other_end) = connected(64 * 1024).await;
+        let sending = tokio::spawn(async move { connection.send(head(), &body(&[Bytes::from_static(b"{}")])).await });
+        let_all_get_on().await;
+        drop(other_end);
+        let sent = sending.await.unwrap();
+        assert!(matches!(sent, Err(SendError::Broke(_))), "{:?}", sent.err());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_was_given_up_is_kept_nowhere() {
+        let (connection, _other_end) = connected(4096).await;
+        let pieces = [Bytes::from(vec![0; 200_000]), Bytes::from(vec![0; 100_000])];
+        let mut sender = connection.take_stream();
+        let sending = body(&pieces);
+        let sent = timeout(Duration::from_millis(20), sender.send(head(), &sending)).await;
+        assert!(sent.is_err(), "nobody answers");
+        drop(sending);
+        assert!(pieces[1].is_unique(), "who has not been sent is not kept for later");
     }
 
     /// What upstream had sent before it heard that a stream was reset must not be held against it.
