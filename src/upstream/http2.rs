@@ -206,9 +206,11 @@ async fn drive<T>(
         let done = Pin::new(&mut connection).poll(cx).is_ready();
         shared.allowed.store(connection.max_concurrent_send_streams(), Ordering::Relaxed);
         // All that the requests of this turn have to send goes out together.
-        let _ = wire.poll_send(cx);
+        let is_stuck = wire.poll_send(cx).is_pending();
         let is_dead = silence.as_mut().is_some_and(|silence| {
-            silence.poll_too_long(cx, wire.last_heard(), shared.taken.load(Ordering::Relaxed) > 0).is_ready()
+            // Who reads nothing must not keep a connection that nobody uses any more.
+            let is_in_use = is_stuck || shared.taken.load(Ordering::Relaxed) > 0;
+            silence.poll_too_long(cx, wire.last_heard(), is_in_use).is_ready()
         });
         if done || is_dead { Poll::Ready(()) } else { Poll::Pending }
     })
@@ -512,6 +514,44 @@ mod tests {
         drop(other_end);
         let sent = sending.await.unwrap();
         assert!(matches!(sent, Err(SendError::Broke(_))), "{:?}", sent.err());
+    }
+
+    #[tokio::test]
+    async fn who_is_dropped_ends_though_upstream_reads_nothing() {
+        let (connection, _other_end) = connected(4096).await;
+        give_one_up(&connection).await;
+        let shared = connection.shared.clone();
+        drop(connection);
+        assert!(ends(&shared).await);
+    }
+
+    #[tokio::test]
+    async fn who_is_idle_and_cannot_send_is_found_dead() {
+        let (mut connection, _other_end) = connected(4096).await;
+        give_one_up(&connection).await;
+        assert!(ends(&connection.shared).await);
+        assert!(!connection.takes_requests());
+    }
+
+    #[tokio::test]
+    async fn who_hears_the_end_ends_though_upstream_reads_nothing() {
+        let (this_end, mut other_end) = duplex(4096);
+        other_end.write_all(&frame(SETTINGS, 0, 0, &[0, 4, 0, 16, 0, 0])).await.unwrap();
+        let connection = Connection::open(this_end).await.unwrap();
+        give_one_up(&connection).await;
+        let shared = connection.shared.clone();
+        drop(connection);
+        other_end.shutdown().await.unwrap();
+        assert!(ends(&shared).await);
+    }
+
+    #[tokio::test]
+    async fn who_is_dropped_ends() {
+        let (connection, other_end) = connected(64 * 1024).await;
+        let shared = connection.shared.clone();
+        drop(connection);
+        assert!(ends(&shared).await);
+        drop(other_end);
     }
 
     #[tokio::test]

@@ -134,7 +134,7 @@ impl<T: AsyncWrite + Unpin> Ends<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut ends = self.ends();
         if ends.read_in_turn >= TURN_BYTES {
@@ -149,7 +149,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
                 let count = into.filled().len() - before;
                 ends.read_in_turn += count;
                 ends.last_heard = Instant::now();
-                ends.upstream_has_ended |= read.is_err() || (count == 0 && into.remaining() > 0);
+                // Who has ended answers nothing more: what has not been sent by then never is.
+                ends.note_failure(read.is_err() || (count == 0 && into.remaining() > 0));
             }
             Poll::Pending => ends.read_in_turn = 0,
         }
@@ -179,6 +180,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut ends = self.ends();
+        if ends.upstream_has_ended {
+            // Who does not read either is not waited for.
+            let _ = Pin::new(&mut ends.stream).poll_shutdown(cx);
+            return Poll::Ready(Ok(()));
+        }
         ready!(ends.poll_send(cx));
         if !ends.upstream_has_ended {
             ends.departure.0.store(true, Ordering::Release);
