@@ -237,13 +237,17 @@ impl Silence {
             self.awaits_pong = false;
             self.timer.as_mut().reset(last_heard + self.interval);
         }
+        let due = last_heard + self.interval;
+        // While it was idle nobody cared.
+        if is_in_use && !self.awaits_pong && self.timer.deadline() > due {
+            self.timer.as_mut().reset(due);
+        }
         loop {
             ready!(self.timer.as_mut().poll(cx));
             if self.awaits_pong {
                 return Poll::Ready(());
             }
             let now = Instant::now();
-            let due = last_heard + self.interval;
             if is_in_use && due <= now {
                 self.awaits_pong = self.pings.send_ping(Ping::opaque()).is_ok();
                 self.timer.as_mut().reset(now + self.timeout);
@@ -615,5 +619,18 @@ mod tests {
         }
         assert!(connection.takes_requests());
         drop(answer);
+    }
+
+    #[tokio::test]
+    async fn who_was_silent_while_idle_is_asked_as_soon_as_it_is_used() {
+        let (this_end, _other_end) = duplex(64 * 1024);
+        let (_sender, mut connection) = client::Builder::new().handshake::<_, Bytes>(this_end).await.unwrap();
+        let mut silence = Silence::new(connection.ping_pong().unwrap(), PING_INTERVAL, PING_TIMEOUT);
+        let long_ago = Instant::now() - 2 * PING_INTERVAL;
+        let asking = poll_fn(|cx| {
+            assert!(silence.poll_too_long(cx, long_ago, true).is_pending());
+            if silence.awaits_pong { Poll::Ready(()) } else { Poll::Pending }
+        });
+        assert!(timeout(Duration::from_secs(5), asking).await.is_ok());
     }
 }
