@@ -393,7 +393,7 @@ impl std::error::Error for StreamError {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     /// How upstream answers PINGs.
     async fn upstream(stream: DuplexStream, answers: bool) {
@@ -632,5 +632,101 @@ mod tests {
             if silence.awaits_pong { Poll::Ready(()) } else { Poll::Pending }
         });
         assert!(timeout(Duration::from_secs(5), asking).await.is_ok());
+    }
+
+    /// RFC 9113, section 8.1: a complete answer may be followed by a reset that only means that the rest of the request
+    /// is not wanted.
+    #[tokio::test]
+    async fn an_answer_before_a_reset_without_error_comes_whole() {
+        const RST_STREAM: u8 = 3;
+        let (mut connection, mut other_end) = connected(1 << 20).await;
+        let mut sender = connection.clone();
+        // More than there is room for.
+        let pieces = [Bytes::from(vec![0; 3 << 20])];
+        let sending = tokio::spawn(async move { sender.send(head(), &body(&pieces)).await });
+        let_all_get_on().await;
+        let data = [frame(DATA, 0, 1, b"all "), frame(DATA, 1, 1, b"of it")].concat();
+        let frames = [frame(HEADERS, END_HEADERS, 1, OK), data, frame(RST_STREAM, 0, 1, &[0; 4])];
+        other_end.write_all(&frames.concat()).await.unwrap();
+        let (_, mut answer) = sending.await.unwrap().unwrap();
+        let mut whole = Vec::new();
+        while let Some(piece) = poll_fn(|cx| answer.poll_piece(cx)).await {
+            whole.extend_from_slice(&piece.unwrap());
+        }
+        assert_eq!(whole, b"all of it");
+        drop(answer);
+        let_all_get_on().await;
+        assert!(connection.takes_requests());
+    }
+
+    #[tokio::test]
+    async fn a_body_goes_up_whole_through_windows_that_open_and_shut() {
+        let (mut connection, other_end) = connected(1 << 20).await;
+        let (mut incoming, mut outgoing) = tokio::io::split(other_end);
+        let (frames, mut arrived) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            incoming.read_exact(&mut [0; b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()]).await.unwrap();
+            loop {
+                let mut head = [0; 9];
+                if incoming.read_exact(&mut head).await.is_err() {
+                    return;
+                }
+                let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+                incoming.read_exact(&mut payload).await.unwrap();
+                frames.send((head[3], head[4], payload)).unwrap();
+            }
+        });
+        let window = |size: u32| frame(SETTINGS, 0, 0, &[&[0, 4], &size.to_be_bytes()[..]].concat());
+        let more = |bytes: u32| frame(WINDOW_UPDATE, 0, 1, &bytes.to_be_bytes());
+        let frame_size = frame(SETTINGS, 0, 0, &[0, 5, 0, 0, 0x50, 0]);
+        let mut nudges =
+            [more(1), window(0), more(30_000), frame_size, window(7), more(50_000), window(0), window(90_000)]
+                .into_iter()
+                .cycle();
+        outgoing.write_all(&window(10)).await.unwrap();
+        let_all_get_on().await;
+        let expected: Vec<u8> = (0..400_000u32).map(|number| (number % 251) as u8).collect();
+        let pieces: Vec<_> = expected.chunks(150_000).map(Bytes::copy_from_slice).collect();
+        let sending = tokio::spawn(async move { connection.send(head(), &body(&pieces)).await });
+        let mut got = Vec::new();
+        loop {
+            match timeout(Duration::from_millis(2), arrived.recv()).await {
+                Ok(Some((DATA, flags, payload))) => {
+                    got.extend_from_slice(&payload);
+                    if flags & 1 > 0 {
+                        break;
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("the connection ended after {} bytes", got.len()),
+                Err(_) => outgoing.write_all(&nudges.next().unwrap()).await.unwrap(),
+            }
+        }
+        assert!(got == expected);
+        outgoing.write_all(&frame(HEADERS, END_HEADERS | 1, 1, OK)).await.unwrap();
+        assert!(sending.await.unwrap().is_ok());
+    }
+
+    /// Places that upstream takes away while requests stand on them: they wait, and go up when others have ended.
+    #[tokio::test]
+    async fn requests_beyond_a_lowered_limit_wait_and_are_not_lost() {
+        let (connection, mut other_end) = connected(1 << 20).await;
+        let mut sending = Vec::new();
+        for _ in 0..3 {
+            let mut sender = connection.clone();
+            let pieces = [Bytes::from_static(b"{}")];
+            sending.push(tokio::spawn(async move { sender.send(head(), &body(&pieces)).await.map(drop) }));
+        }
+        // One stream at a time, before any has been sent.
+        other_end.write_all(&frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 1])).await.unwrap();
+        let_all_get_on().await;
+        for (number, sent) in sending.into_iter().enumerate() {
+            let id = 1 + 2 * u32::try_from(number).unwrap();
+            assert!(!sent.is_finished());
+            other_end.write_all(&frame(HEADERS, END_HEADERS | 1, id, OK)).await.unwrap();
+            assert!(sent.await.unwrap().is_ok());
+            let_all_get_on().await;
+        }
+        assert_eq!(connection.room(100), 1);
     }
 }
