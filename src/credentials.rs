@@ -47,9 +47,16 @@ static QUOTA_PROJECT: HeaderName = HeaderName::from_static("x-goog-user-project"
 /// What goes upstream to prove who asks. Never printed.
 #[derive(Clone)]
 pub struct Bearer {
+    proof: Arc<Proof>,
+    generation: u64,
+}
+
+/// The same in the two forms that it is sent in.
+struct Proof {
     authorization: HeaderValue,
     quota_project: Option<HeaderValue>,
-    generation: u64,
+    /// The last lines of an HTTP/1.1 head, with the empty one that ends it.
+    end_of_head: Bytes,
 }
 
 impl Bearer {
@@ -57,11 +64,35 @@ impl Bearer {
     fn from_headers(mut headers: HeaderMap, generation: u64) -> Option<Self> {
         let mut authorization = wiped_on_drop(&headers.remove(AUTHORIZATION)?)?;
         authorization.set_sensitive(true);
-        Some(Self { authorization, quota_project: headers.remove(&QUOTA_PROJECT), generation })
+        let quota_project = headers.remove(&QUOTA_PROJECT);
+        let mut proof = Proof { authorization, quota_project, end_of_head: Bytes::new() };
+        let lines = || {
+            let lines =
+                proof.fields().flat_map(|(name, value)| [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+            lines.chain([&b"\r\n"[..]])
+        };
+        // All of it at once: a smaller place that is outgrown would be left as it is.
+        let mut text = Zeroizing::new(Vec::with_capacity(lines().map(<[u8]>::len).sum()));
+        lines().for_each(|part| text.extend_from_slice(part));
+        proof.end_of_head = Bytes::from_owner(text);
+        Some(Self { proof: Arc::new(proof), generation })
     }
 
     /// The header fields of a request.
     pub fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.proof.fields()
+    }
+
+    /// The same as the last lines of an HTTP/1.1 head, with the empty one that ends it; in memory that is cleared when the
+    /// last who has it lets it go.
+    #[must_use]
+    pub fn end_of_head(&self) -> &Bytes {
+        &self.proof.end_of_head
+    }
+}
+
+impl Proof {
+    fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         let quota_project = self.quota_project.as_ref().map(|project| (&QUOTA_PROJECT, project));
         [(&AUTHORIZATION, &self.authorization)].into_iter().chain(quota_project)
     }
@@ -148,12 +179,9 @@ impl Drop for Ground {
 impl Generation {
     /// The library's bearer of this moment, or of one just before; waits while it refreshes an expired one.
     async fn bearer(&self, now: Instant) -> Option<Bearer> {
-        let tag = {
-            let latest = self.latest();
-            if now.saturating_duration_since(latest.asked) < ASKED_AGAIN_AFTER {
-                return Some(latest.bearer.clone());
-            }
-            latest.tag.clone()
+        let tag = match self.bearer_in_hand(now) {
+            Ok(bearer) => return Some(bearer),
+            Err(tag) => tag,
         };
         let mut extensions = Extensions::new();
         extensions.insert(tag);
@@ -165,6 +193,13 @@ impl Generation {
         }
         latest.asked = now.max(latest.asked);
         Some(latest.bearer.clone())
+    }
+
+    /// What the library gave just before; or else by what it can tell whether there is something newer.
+    fn bearer_in_hand(&self, now: Instant) -> Result<Bearer, EntityTag> {
+        let latest = self.latest();
+        let is_fresh = now.saturating_duration_since(latest.asked) < ASKED_AGAIN_AFTER;
+        if is_fresh { Ok(latest.bearer.clone()) } else { Err(latest.tag.clone()) }
     }
 
     fn latest(&self) -> MutexGuard<'_, Latest> {
@@ -204,7 +239,12 @@ impl Credentials {
     /// # Errors
     /// When none could be had in time.
     pub async fn bearer(&self) -> Result<Bearer, Unavailable> {
-        self.after(0).await
+        if let Some(bearer) = self.bearer_in_hand() { Ok(bearer) } else { self.after(0).await }
+    }
+
+    /// The bearer that the library gave just before.
+    fn bearer_in_hand(&self) -> Option<Bearer> {
+        self.0.current.borrow().as_ref()?.bearer_in_hand(Instant::now()).ok()
     }
 
     /// A newer bearer than one that upstream did not accept.
@@ -442,6 +482,7 @@ mod tests {
         assert!(out["authorization"].is_sensitive());
         assert!(!format!("{out:?}").contains("ya29"));
         assert_eq!(out["x-goog-user-project"], "quota");
+        assert_eq!(bearer.end_of_head(), "authorization: Bearer ya29.secret\r\nx-goog-user-project: quota\r\n\r\n");
     }
 
     /// By looking into the process's own memory, where the bearer was.
@@ -453,18 +494,18 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, HeaderValue::from_str(&secret).unwrap());
         let bearer = Bearer::from_headers(headers, 1).unwrap();
-        let held = bearer.authorization.clone();
-        let place = held.as_bytes().as_ptr() as u64;
+        let (value, lines) = (bearer.proof.authorization.clone(), bearer.end_of_head().clone());
+        let places = [value.as_bytes().as_ptr() as u64, lines.as_ptr() as u64];
         let memory = std::fs::File::open("/proc/self/mem").unwrap();
-        let is_there = || {
+        let is_there = |place: u64| {
             let mut found = vec![0; secret.len()];
             // Freed memory may be gone.
             memory.read_exact_at(&mut found, place).is_ok() && memchr::memmem::find(&found, b"canary").is_some()
         };
         drop(bearer);
-        assert!(is_there(), "somebody holds it");
-        drop(held);
-        assert!(!is_there());
+        assert_eq!(places.map(is_there), [true; 2], "somebody holds it");
+        drop((value, lines));
+        assert_eq!(places.map(is_there), [false; 2]);
     }
 
     #[test]

@@ -3,26 +3,25 @@
 //! A thinking model may say nothing for minutes, and many a proxy cuts a line after one or two. A comment is a line that
 //! every reader of event streams skips. It is sent between two events only, and only after silence.
 
-use std::pin::Pin;
+use crate::alarm::Alarm;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
-/// The silence of one stream. Its one timer is set anew when it fires, not with each piece.
+/// The silence of one stream.
 pub struct KeepAlive {
     after: Duration,
     silent_since: Instant,
     /// Something was sent since `silent_since`.
     broken: bool,
-    timer: Pin<Box<Sleep>>,
+    alarm: Alarm,
 }
 
 impl KeepAlive {
     /// Silence begins now; it is due after so long.
     #[must_use]
     pub fn new(after: Duration) -> Self {
-        let now = Instant::now();
-        Self { after, silent_since: now, broken: false, timer: Box::pin(sleep_until(now + after)) }
+        Self { after, silent_since: Instant::now(), broken: false, alarm: Alarm::default() }
     }
 
     /// Notes that bytes are being sent: the silence is over.
@@ -39,17 +38,9 @@ impl KeepAlive {
 
     /// Ready when the silence has lasted long enough; it is then counted anew.
     pub fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            ready!(self.timer.as_mut().poll(cx));
-            let due = self.silent_since + self.after;
-            let now = Instant::now();
-            if now >= due {
-                self.silent_since = now;
-                self.timer.as_mut().reset(now + self.after);
-                return Poll::Ready(());
-            }
-            self.timer.as_mut().reset(due);
-        }
+        ready!(self.alarm.poll_due(self.silent_since + self.after, cx));
+        self.silent_since = Instant::now();
+        Poll::Ready(())
     }
 }
 

@@ -11,6 +11,7 @@
 //! `config` is read once, before all that; `command` holds what `main` can run.
 
 pub mod access_log;
+pub mod alarm;
 pub mod body;
 pub mod budget;
 pub mod chat;

@@ -9,12 +9,15 @@ use crate::log::Severity;
 use crate::tls::Handshakes;
 use crate::transport::Transport;
 use crate::{metrics, redirect, routes};
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
 /// A silent client is asked after this long whether it is still there.
@@ -39,21 +42,91 @@ pub enum Phase {
     Cutting,
 }
 
-/// What every connection watches.
-#[derive(Clone, Debug)]
-pub struct Stop(watch::Receiver<Phase>);
+/// How far the stop has come, for all who have to know.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<Progress>);
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// A [`Phase`] as a number; it only grows.
+    phase: AtomicU8,
+    grows: Notify,
+}
 
 impl Stop {
     /// The phase at this moment.
     #[must_use]
     pub fn phase(&self) -> Phase {
-        *self.0.borrow()
+        match self.0.phase.load(Ordering::Acquire) {
+            0 => Phase::Running,
+            1 => Phase::Draining,
+            _ => Phase::Cutting,
+        }
+    }
+
+    fn proceed_to(&self, phase: Phase) {
+        self.0.phase.fetch_max(phase as u8, Ordering::Release);
+        self.0.grows.notify_waiters();
+    }
+
+    /// Waits until the stop has come so far.
+    pub async fn reached(&self, phase: Phase) {
+        loop {
+            // What grows from here on is heard, also before this is waited for.
+            let grows = self.0.grows.notified();
+            if self.phase() >= phase {
+                return;
+            }
+            grows.await;
+        }
+    }
+}
+
+/// One task's eye on the stop. The task is registered once, however often it asks.
+pub struct Lookout {
+    stop: Stop,
+    /// Resolves when the stop comes further than it was.
+    next: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Who is woken by that, and in which phase it asked.
+    registered: Option<(Phase, Waker)>,
+}
+
+impl Lookout {
+    /// An eye that has not been used yet.
+    #[must_use]
+    pub fn new(stop: Stop) -> Self {
+        let next = stop.clone();
+        Self { stop, next: Box::pin(async move { next.reached(Phase::Draining).await }), registered: None }
+    }
+
+    /// The phase at this moment.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.stop.phase()
+    }
+
+    /// Ready when the stop has come so far.
+    pub fn poll_reached(&mut self, phase: Phase, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let now = self.stop.phase();
+            if now >= phase {
+                return Poll::Ready(());
+            }
+            if matches!(&self.registered, Some((asked, waker)) if *asked == now && waker.will_wake(cx.waker())) {
+                return Poll::Pending;
+            }
+            if self.next.as_mut().poll(cx).is_pending() {
+                self.registered = Some((now, cx.waker().clone()));
+                return Poll::Pending;
+            }
+            let next = self.stop.clone();
+            self.next = Box::pin(async move { next.reached(Phase::Cutting).await });
+        }
     }
 
     /// Waits until the stop has come so far.
     pub async fn reached(&mut self, phase: Phase) {
-        // The sender lives as long as the accept loop; without it everything ends anyway.
-        let _ = self.0.wait_for(|now| *now >= phase).await;
+        poll_fn(|cx| self.poll_reached(phase, cx)).await;
     }
 }
 
@@ -80,8 +153,7 @@ pub enum Service {
 
 /// Serves until `shutdown` resolves, then drains.
 pub async fn serve(app: Arc<App>, ports: Vec<Port>, shutdown: impl Future<Output = ()>) {
-    let (phase, watcher) = watch::channel(Phase::Running);
-    let stop = Stop(watcher);
+    let stop = Stop::default();
     // Every connection holds a sender: when the last is gone, the receiver says so.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     for port in ports {
@@ -91,18 +163,17 @@ pub async fn serve(app: Arc<App>, ports: Vec<Port>, shutdown: impl Future<Output
     shutdown.await;
     // Connections are told together with the ports, so that whoever finds a port closed gets no answer any more that
     // invites another request.
-    phase.send_replace(Phase::Draining);
+    stop.proceed_to(Phase::Draining);
     app.log.event(Severity::Info, "stopping: running requests may finish");
     if timeout(app.shutdown_grace, all_gone.recv()).await.is_err() {
-        phase.send_replace(Phase::Cutting);
+        stop.proceed_to(Phase::Cutting);
         let _ = timeout(CUT_TIMEOUT, all_gone.recv()).await;
     }
 }
 
 /// Takes connections at one port until the stop.
-async fn accept(app: Arc<App>, port: Port, mut stop: Stop, alive: mpsc::Sender<()>) {
-    let mut stopping = stop.clone();
-    let mut stopping = std::pin::pin!(stopping.reached(Phase::Draining));
+async fn accept(app: Arc<App>, port: Port, stop: Stop, alive: mpsc::Sender<()>) {
+    let mut stopping = pin!(stop.reached(Phase::Draining));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -148,7 +219,7 @@ async fn accept(app: Arc<App>, port: Port, mut stop: Stop, alive: mpsc::Sender<(
             Err(error) => {
                 app.connections.tell_failed_accept(&error, &app.log);
                 tokio::select! {
-                    () = stop.reached(Phase::Draining) => return,
+                    () = &mut stopping => return,
                     () = sleep(ACCEPT_BACKOFF) => {}
                 }
             }
@@ -161,7 +232,7 @@ async fn accept(app: Arc<App>, port: Port, mut stop: Stop, alive: mpsc::Sender<(
 async fn secure(
     tls: Option<Arc<Handshakes>>,
     stream: TcpStream,
-    mut stop: Stop,
+    stop: Stop,
     among: Option<&Connections>,
 ) -> Option<Transport> {
     let Some(tls) = tls else { return Some(Transport::Plain(stream)) };
@@ -251,4 +322,54 @@ async fn exchange(
         Some(error) => Err(error.into()),
     };
     exchange.finish(result).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_looks_out_is_woken_once_for_each_phase() {
+        let stop = Stop::default();
+        let mut lookout = Lookout::new(stop.clone());
+        let (one, two) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+        let (first, second) = (Waker::from(one.clone()), Waker::from(two.clone()));
+        let mut is_reached = |phase, waker| lookout.poll_reached(phase, &mut Context::from_waker(waker)).is_ready();
+        let woken = || (one.0.load(Ordering::Relaxed), two.0.load(Ordering::Relaxed));
+        for waker in [&first, &first, &second, &second] {
+            assert!(!is_reached(Phase::Cutting, waker));
+        }
+        stop.proceed_to(Phase::Draining);
+        assert_eq!(woken(), (0, 1), "the last who asked");
+        assert!(is_reached(Phase::Draining, &second) && !is_reached(Phase::Cutting, &second));
+        assert!(!is_reached(Phase::Cutting, &second));
+        stop.proceed_to(Phase::Cutting);
+        assert_eq!(woken(), (0, 2));
+        assert!(is_reached(Phase::Cutting, &second));
+        stop.proceed_to(Phase::Draining);
+        assert_eq!(stop.phase(), Phase::Cutting, "there is no way back");
+    }
+
+    #[test]
+    fn a_stop_that_comes_between_two_looks_is_seen() {
+        let stop = Stop::default();
+        let mut lookout = Lookout::new(stop.clone());
+        let mut cx = Context::from_waker(Waker::noop());
+        stop.proceed_to(Phase::Draining);
+        assert!(lookout.poll_reached(Phase::Cutting, &mut cx).is_pending());
+        stop.proceed_to(Phase::Cutting);
+        assert!(lookout.poll_reached(Phase::Cutting, &mut cx).is_ready());
+        assert!(pin!(stop.reached(Phase::Draining)).poll(&mut cx).is_ready());
+    }
 }

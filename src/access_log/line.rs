@@ -5,6 +5,7 @@
 
 use super::{Outcome, Record, Trace, text};
 use crate::clock::append_rfc3339;
+use crate::json;
 use crate::log::clock;
 use crate::numbers::{append_digits, append_milliseconds, append_number};
 use std::io::Write;
@@ -123,7 +124,7 @@ fn or_null<T>(out: &mut Vec<u8>, value: Option<T>, append: impl FnOnce(&mut Vec<
 
 /// Ids and aliases may hold whatever their owner likes, causes whatever a library says.
 fn string(out: &mut Vec<u8>, value: &str) {
-    if value.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\') {
+    if json::next_special(value.as_bytes(), 0).is_some() {
         let start = out.len();
         if serde_json::to_writer(&mut *out, value).is_err() {
             out.truncate(start);

@@ -2,9 +2,10 @@
 
 use super::exchange::Failure;
 use super::head::Head;
+use crate::alarm::Alarm;
 use crate::connections::Connections;
 use crate::error::ApiError;
-use crate::server::{Phase, Stop};
+use crate::server::{Lookout, Phase, Stop};
 use crate::transport::Transport;
 use bytes::{Buf, BufMut, BytesMut};
 use std::future::{Future, pending, poll_fn};
@@ -74,11 +75,11 @@ pub struct Connection {
     flooded: bool,
     /// A whole head has come.
     was_heard: bool,
-    stop: Stop,
+    stop: Lookout,
+    /// For the next head.
+    alarm: Alarm,
     /// Those among which it has a place that others may need.
     among: Option<Arc<Connections>>,
-    /// Resolves when running requests have to be cut.
-    cut: Waiting,
     was_cut: bool,
 }
 
@@ -86,7 +87,6 @@ impl Connection {
     /// Takes an accepted connection.
     #[must_use]
     pub fn new(stream: Transport, stop: Stop, among: Option<Arc<Connections>>) -> Self {
-        let mut of_cut = stop.clone();
         Self {
             stream,
             input: BytesMut::new(),
@@ -95,9 +95,9 @@ impl Connection {
             torn: false,
             flooded: false,
             was_heard: false,
-            cut: Box::pin(async move { of_cut.reached(Phase::Cutting).await }),
             was_cut: false,
-            stop,
+            stop: Lookout::new(stop),
+            alarm: Alarm::default(),
             among,
         }
     }
@@ -113,22 +113,22 @@ impl Connection {
     /// # Errors
     /// When what came is no valid head or took too long.
     pub async fn next_head(&mut self) -> Result<Option<Head>, ApiError> {
-        let (mut stop, among) = (self.stop.clone(), self.among.clone());
+        let Self { stream, input, stop, alarm, among, was_heard, .. } = self;
         let waits_since = Instant::now();
         let mut begun: Option<Instant> = None;
         let mut is_spare = false;
         // Not anew with each byte: that would be a place at the end of the queue.
-        let (mut room, was_heard) = (pin!(room_is_needed(among.as_ref())), self.was_heard);
+        let mut room = pin!(room_is_needed(among.as_ref()));
         let mut unheard = pin!(unheard_should_leave(among.as_ref()));
         loop {
-            skip_empty_lines(&mut self.input);
-            if let Some(head) = Head::take(&mut self.input)? {
-                self.was_heard = true;
+            skip_empty_lines(input);
+            if let Some(head) = Head::take(input)? {
+                *was_heard = true;
                 return Ok(Some(head));
             }
-            let deadline = if self.input.is_empty() {
+            let deadline = if input.is_empty() {
                 // An idle connection holds no buffer.
-                self.input = BytesMut::new();
+                *input = BytesMut::new();
                 waits_since + IDLE_TIMEOUT
             } else {
                 *begun.get_or_insert_with(Instant::now) + HEAD_TIMEOUT
@@ -136,16 +136,17 @@ impl Connection {
             let until = if is_spare { deadline } else { deadline.min(waits_since + SPARE_AFTER) };
             let read = tokio::select! {
                 biased;
-                read = timeout_at(until, self.read_more()) => read.ok(),
+                read = poll_fn(|cx| poll_read(stream, input, cx)) => Some(read),
                 () = stop.reached(Phase::Draining) => return Ok(None),
                 () = room.as_mut(), if is_spare => return Ok(None),
-                () = unheard.as_mut(), if !was_heard => return Ok(None),
+                () = unheard.as_mut(), if !*was_heard => return Ok(None),
+                () = alarm.due(until) => None,
             };
             match read {
                 Some(Ok(1..)) => {}
                 Some(_) => return Ok(None),
                 None if !is_spare && until < deadline => is_spare = true,
-                None if self.input.is_empty() => return Ok(None),
+                None if input.is_empty() => return Ok(None),
                 None => return Err(ApiError::RequestTimeout),
             }
         }
@@ -167,11 +168,6 @@ impl Connection {
         self.output.is_empty() && !self.torn
     }
 
-    /// Reads what there is, waiting for at least one byte; 0 at the end.
-    pub(super) async fn read_more(&mut self) -> io::Result<usize> {
-        poll_fn(|cx| self.poll_read_more(cx)).await
-    }
-
     fn poll_read_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         poll_read(&mut self.stream, &mut self.input, cx)
     }
@@ -186,7 +182,7 @@ impl Connection {
         body: Option<(&mut BytesMut, usize)>,
         patience: &mut BodyPatience,
     ) -> Result<(), Failure> {
-        let Self { stream, input, cut, .. } = self;
+        let Self { stream, input, stop, .. } = self;
         let read = async {
             match body {
                 Some((body, limit)) => {
@@ -209,7 +205,7 @@ impl Connection {
                 }
                 Err(_) => Err(ApiError::RequestTimeout.into()),
             },
-            () = cut => {
+            () = stop.reached(Phase::Cutting) => {
                 self.was_cut = true;
                 Err(Interruption::Cut.into())
             }
@@ -234,7 +230,7 @@ impl Connection {
             return Poll::Ready(Interruption::HungUp);
         }
         if !self.was_cut {
-            self.was_cut = self.cut.as_mut().poll(cx).is_ready();
+            self.was_cut = self.stop.poll_reached(Phase::Cutting, cx).is_ready();
         }
         if self.was_cut { Poll::Ready(Interruption::Cut) } else { Poll::Pending }
     }
@@ -283,7 +279,12 @@ impl Connection {
                     skip -= from;
                     IoSlice::new(&part[from..])
                 });
-                match Pin::new(&mut self.stream).poll_write_vectored(cx, &slices) {
+                let stream = Pin::new(&mut self.stream);
+                let written = match alone(&slices) {
+                    Some(slice) => stream.poll_write(cx, slice),
+                    None => stream.poll_write_vectored(cx, &slices),
+                };
+                match written {
                     Poll::Ready(Ok(count @ 1..)) => sent += count,
                     Poll::Ready(_) => {
                         self.hung_up = true;
@@ -336,16 +337,16 @@ impl Connection {
         if count == 0 {
             return true;
         }
-        let mut stop = self.stop.clone();
+        let Self { stream, input, stop, .. } = self;
         let reading = async {
             loop {
-                let here = count.min(self.input.len() as u64);
-                let _ = self.input.split_to(here as usize);
+                let here = count.min(input.len() as u64);
+                let _ = input.split_to(here as usize);
                 count -= here;
                 if count == 0 {
                     return true;
                 }
-                if !matches!(self.read_more().await, Ok(1..)) {
+                if !matches!(poll_fn(|cx| poll_read(stream, input, cx)).await, Ok(1..)) {
                     return false;
                 }
             }
@@ -362,10 +363,10 @@ impl Connection {
         if closing.is_err() || self.hung_up || self.was_cut {
             return;
         }
-        let mut stop = self.stop.clone();
+        let Self { stream, input, stop, .. } = &mut self;
         let reading = async {
-            while matches!(self.read_more().await, Ok(1..)) {
-                self.input.clear();
+            while matches!(poll_fn(|cx| poll_read(stream, input, cx)).await, Ok(1..)) {
+                input.clear();
             }
         };
         let stopping = async {
@@ -430,6 +431,13 @@ fn poll_read(stream: &mut Transport, input: &mut BytesMut, cx: &mut Context<'_>)
     ready!(Pin::new(stream).poll_read(cx, &mut read))?;
     input.extend_from_slice(read.filled());
     Poll::Ready(Ok(read.filled().len()))
+}
+
+/// The one slice that has bytes, if it is the only one: the kernel takes that for less than a list.
+fn alone<'a>(slices: &'a [IoSlice<'_>]) -> Option<&'a [u8]> {
+    let mut filled = slices.iter().filter(|slice| !slice.is_empty());
+    let first = filled.next()?;
+    filled.next().is_none().then_some(first)
 }
 
 /// Empty lines before a request are allowed (RFC 9112, section 2.2), and are none.

@@ -333,7 +333,9 @@ fn parse_length(value: &[u8]) -> Option<u64> {
 
 /// The path in a request target: `/path?query`, or `http://host/path?query` as sent to proxies.
 fn path_of(target: &str) -> &str {
-    let after_authority = match target.split_once("://") {
+    // Nearly all begin with the path: no scheme is looked for then.
+    let parts = if target.starts_with('/') { None } else { target.split_once("://") };
+    let after_authority = match parts {
         Some((scheme, rest)) if !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
             match rest.find(['/', '?', '#']) {
                 Some(at) if rest[at..].starts_with('/') => &rest[at..],
@@ -343,7 +345,7 @@ fn path_of(target: &str) -> &str {
         }
         _ => target,
     };
-    match after_authority.find(['?', '#']) {
+    match memchr::memchr2(b'?', b'#', after_authority.as_bytes()) {
         Some(at) => &after_authority[..at],
         None => after_authority,
     }

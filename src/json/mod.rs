@@ -2,7 +2,7 @@
 
 mod scan;
 
-pub use scan::{fields, is_name, values};
+pub use scan::{fields, is_name, next_special, values};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;

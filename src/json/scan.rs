@@ -209,45 +209,54 @@ impl Scanner<'_> {
     fn string(&mut self) -> Option<()> {
         self.take(b'"')?;
         loop {
-            let rest = self.text.get(self.at..)?;
-            let plain = plain_bytes(rest);
-            match rest.get(plain..)? {
-                [b'"', ..] => {
-                    self.at += plain + 1;
+            self.at = next_special(self.text, self.at)?;
+            match self.peek()? {
+                b'"' => {
+                    self.at += 1;
                     return Some(());
                 }
-                [b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => self.at += plain + 2,
-                [b'\\', b'u', digits @ ..] => {
-                    let digits = digits.first_chunk::<4>()?;
-                    digits.iter().all(u8::is_ascii_hexdigit).then_some(())?;
-                    self.at += plain + 6;
-                }
+                b'\\' => self.escape()?,
                 _ => return None,
             }
         }
     }
+
+    fn escape(&mut self) -> Option<()> {
+        match self.text.get(self.at + 1)? {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => self.at += 2,
+            b'u' => {
+                let digits = self.text.get(self.at + 2..)?.first_chunk::<4>()?;
+                digits.iter().all(u8::is_ascii_hexdigit).then_some(())?;
+                self.at += 6;
+            }
+            _ => return None,
+        }
+        Some(())
+    }
 }
 
-/// How many bytes mean nothing but themselves in a string, from the front.
-fn plain_bytes(bytes: &[u8]) -> usize {
+/// Where the first byte from `at` on stands that means something but itself in a string: a quote, a backslash, or a
+/// control character, which may not stand there.
+#[inline]
+pub fn next_special(bytes: &[u8], mut at: usize) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const TOPS: u64 = 0x8080_8080_8080_8080;
     // The top bit of a byte is set where it is 0; in bytes behind the first such one it may be wrong.
     let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
-    let mut plain = 0;
-    while let Some(eight) = bytes.get(plain..).and_then(<[u8]>::first_chunk::<8>) {
+    let rest = loop {
+        let rest = bytes.get(at..)?;
+        let Some(eight) = rest.first_chunk::<8>() else { break rest };
         let word = u64::from_le_bytes(*eight);
         let is_quote = zeros(word ^ (ONES * b'"' as u64));
         let is_backslash = zeros(word ^ (ONES * b'\\' as u64));
         let is_control = word.wrapping_sub(ONES * 0x20) & !word;
         let special = (is_quote | is_backslash | is_control) & TOPS;
         if special != 0 {
-            return plain + special.trailing_zeros() as usize / 8;
+            return Some(at + special.trailing_zeros() as usize / 8);
         }
-        plain += 8;
-    }
-    let rest = bytes.get(plain..).unwrap_or_default();
-    plain + rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..0x20)).unwrap_or(rest.len())
+        at += 8;
+    };
+    rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..0x20)).map(|plain| at + plain)
 }
 
 #[cfg(test)]
@@ -349,9 +358,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn plain_bytes_are_those_before_the_first_that_is_not(bytes in proptest::collection::vec(prop_oneof![5 => any::<u8>(), 1 => Just(b'"'), 1 => Just(b'\\')], 0..40)) {
-            let expected = bytes.iter().position(|byte| *byte < 0x20 || *byte == b'"' || *byte == b'\\');
-            prop_assert_eq!(plain_bytes(&bytes), expected.unwrap_or(bytes.len()));
+        fn the_next_special_byte_is_the_first_of_them(
+            bytes in proptest::collection::vec(prop_oneof![5 => any::<u8>(), 1 => Just(b'"'), 1 => Just(b'\\')], 0..40),
+            from in 0..42_usize,
+        ) {
+            let is_special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+            let expected = (from..bytes.len()).find(|at| bytes.get(*at).is_some_and(is_special));
+            prop_assert_eq!(next_special(&bytes, from), expected);
         }
 
         #[test]

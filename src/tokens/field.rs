@@ -3,6 +3,8 @@
 //! It knows as much of JSON as tells a top-level field from a text or a nested object that looks like one. A text that
 //! is not one whole object has no such field. What the value itself is worth is for a parser to say.
 
+use crate::json;
+
 /// More of a value is not kept, in bytes. What is cut off is no JSON any more.
 const MAX_VALUE_BYTES: usize = 16 * 1024;
 
@@ -131,13 +133,15 @@ impl Finder {
     /// Reads a string up to its end, and says how far that was: all of it where the end has not come.
     fn read_string(&mut self, part: &[u8]) -> usize {
         let mut read = usize::from(std::mem::take(&mut self.is_escaped) && !part.is_empty());
-        while let Some(at) = memchr::memchr2(b'"', b'\\', part.get(read..).unwrap_or_default()) {
-            let behind = read + at + 1;
-            if part.get(behind - 1) == Some(&b'"') {
-                self.state = State::Value;
-                return behind;
-            }
-            read = behind + 1;
+        while let Some(at) = json::next_special(part, read) {
+            read = match part.get(at) {
+                Some(b'"') => {
+                    self.state = State::Value;
+                    return at + 1;
+                }
+                Some(b'\\') => at + 2,
+                _ => at + 1,
+            };
         }
         // A backslash was the last byte.
         self.is_escaped = read > part.len();
@@ -146,7 +150,8 @@ impl Finder {
 
     /// Reads a key up to its end, and says how far that was.
     fn read_key(&mut self, known: Option<usize>, part: &[u8]) -> usize {
-        let end = memchr::memchr2(b'"', b'\\', part).unwrap_or(part.len());
+        // Names are short.
+        let end = part.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(part.len());
         let run = part.get(..end).unwrap_or_default();
         let is_name = |known: &usize| self.name.get(*known..).is_some_and(|rest| rest.starts_with(run));
         let known = known.filter(is_name).map(|known| known + run.len());

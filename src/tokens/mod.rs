@@ -14,6 +14,8 @@ use std::sync::LazyLock;
 
 /// The field as it stands in an answer. Within a JSON string its quotes would be escaped.
 static QUOTED_USAGE: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(br#""usage""#));
+/// What the names of counts have in common.
+static COUNT_NAME: LazyLock<memmem::Finder<'static>> = LazyLock::new(|| memmem::Finder::new(b"_tokens"));
 /// No count is larger: what JSON numbers hold in every client.
 const MAX_COUNT: u64 = 1 << 53;
 
@@ -130,7 +132,7 @@ impl Listener for Meter {
 
     fn end_of_text(&mut self) {
         // `null`, or an object that tells other things, says nothing about an earlier one.
-        if let Some(usage) = self.finder.finish().filter(|usage| memmem::find(usage, b"_tokens").is_some()) {
+        if let Some(usage) = self.finder.finish().filter(|usage| COUNT_NAME.find(usage).is_some()) {
             std::mem::swap(&mut self.usage, usage);
         }
     }

@@ -19,6 +19,7 @@ use crate::error::ApiError;
 use crate::http1::Head;
 use crate::locations::Route;
 use crate::models::Models;
+use crate::numbers::append_number;
 use body::RequestBody;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, USER_AGENT};
@@ -29,11 +30,9 @@ use http1::SendError;
 use pool::{Held, Lease, LeaseError, Pool, StreamLease};
 use rustls::ClientConfig;
 use std::collections::HashMap;
-use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::time::timeout;
-use zeroize::Zeroizing;
+use tokio::time::timeout_at;
 
 /// The client's header fields that go up. Nothing else of the client does, apart from the body.
 static PASSED_FIELDS: [HeaderName; 4] = [
@@ -107,6 +106,15 @@ pub struct Answer {
     pub patience: Duration,
     /// Why a further location did not answer, though this answer had sent the request there: for the log.
     pub failure_elsewhere: Option<String>,
+}
+
+impl Answer {
+    /// What has come now, of a request that left at `departure`.
+    fn new(parts: Parts, body: ResponseBody, overhead: Duration, departure: Instant, patience: Duration) -> Self {
+        let waited = departure.elapsed();
+        let patience = patience.saturating_sub(waited);
+        Self { parts, body, waited, overhead, location: None, attempts: None, patience, failure_elsewhere: None }
+    }
 }
 
 /// A request that got no answer to pass on.
@@ -298,12 +306,15 @@ impl Vertex {
             };
             Attempt::Failed(ForwardError::new(told, error))
         })?;
-        let departure = Instant::now();
+        let building = Instant::now();
         let answered = match lease {
-            Lease::Http1(held) => endpoint.attempt_over_http1(held, request, bearer, *patience).await,
-            Lease::Http2(lease) => endpoint.attempt_over_http2(lease, request, bearer, *patience).await,
+            Lease::Http1(held) => endpoint.attempt_over_http1(held, request, bearer, building, *patience).await,
+            Lease::Http2(lease) => endpoint.attempt_over_http2(lease, request, bearer, building, *patience).await,
         };
-        *patience = patience.saturating_sub(departure.elapsed());
+        *patience = match &answered {
+            Ok(answer) => answer.patience,
+            Err(_) => patience.saturating_sub(building.elapsed()),
+        };
         let answer = answered?;
         // Switching protocols was not asked for, and nothing else of the kind can be final.
         if answer.parts.status.is_informational() {
@@ -319,22 +330,17 @@ impl Endpoint {
         mut held: Held,
         request: &ChatRequest,
         bearer: &Bearer,
+        building: Instant,
         patience: Duration,
     ) -> Result<Answer, Attempt> {
-        let building = Instant::now();
-        let head = self.head(request, bearer);
+        let head = self.head(request);
+        // The bearer goes out from where it is, so that no copy of it has to be cleared.
+        let pieces: Vec<Bytes> = [bearer.end_of_head()].into_iter().chain(request.body.pieces()).cloned().collect();
         let departure = Instant::now();
-        match timeout(patience, held.send(&head, request.body.pieces())).await {
-            Ok(Ok((parts, body))) => Ok(Answer {
-                parts,
-                body: ResponseBody::Http1(held, body),
-                waited: departure.elapsed(),
-                overhead: departure - building,
-                location: None,
-                attempts: None,
-                patience: patience.saturating_sub(departure.elapsed()),
-                failure_elsewhere: None,
-            }),
+        match timeout_at((departure + patience).into(), held.send(&head, &pieces)).await {
+            Ok(Ok((parts, body))) => {
+                Ok(Answer::new(parts, ResponseBody::Http1(held, body), departure - building, departure, patience))
+            }
             Ok(Err(SendError::Unsent(cause))) => Err(Attempt::Unsent(cause.to_string())),
             Ok(Err(error)) => Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, error))),
             Err(_) => Err(Attempt::timed_out()),
@@ -346,22 +352,16 @@ impl Endpoint {
         mut lease: StreamLease,
         request: &ChatRequest,
         bearer: &Bearer,
+        building: Instant,
         patience: Duration,
     ) -> Result<Answer, Attempt> {
-        let building = Instant::now();
         let head = self.request(request, bearer);
         let departure = Instant::now();
-        match timeout(patience, lease.send(head, &request.body)).await {
-            Ok(Ok((parts, body))) => Ok(Answer {
-                parts,
-                body: ResponseBody::Http2 { body, _lease: lease },
-                waited: departure.elapsed(),
-                overhead: departure - building,
-                location: None,
-                attempts: None,
-                patience: patience.saturating_sub(departure.elapsed()),
-                failure_elsewhere: None,
-            }),
+        match timeout_at((departure + patience).into(), lease.send(head, &request.body)).await {
+            Ok(Ok((parts, body))) => {
+                let body = ResponseBody::Http2 { body, _lease: lease };
+                Ok(Answer::new(parts, body, departure - building, departure, patience))
+            }
             Ok(Err(http2::SendError::Broke(error))) => {
                 Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, error)))
             }
@@ -403,24 +403,21 @@ impl Endpoint {
         })
     }
 
-    /// The head of an HTTP/1.1 request. It has the bearer, and is cleared when it has been sent.
-    fn head(&self, chat: &ChatRequest, bearer: &Bearer) -> Zeroizing<Vec<u8>> {
-        let own = || bearer.fields().map(|(name, value)| (name.as_str(), value));
-        let passed = || chat.fields.iter().map(|(name, value)| (name.as_str(), value));
-        let fields = || own().chain(passed());
-        // All of it at once: a smaller one that is outgrown would be left as it is.
-        let length: usize = fields().map(|(name, value)| name.len() + value.len() + ": \r\n".len()).sum();
-        let last = "content-length: \r\n\r\n".len() + DIGITS_OF_U64;
-        let mut head = Zeroizing::new(Vec::with_capacity(self.head.len() + length + last));
+    /// The head of an HTTP/1.1 request up to the bearer, with which it ends.
+    fn head(&self, chat: &ChatRequest) -> Vec<u8> {
+        let passed: usize = chat.fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        let length = "content-length: \r\n".len() + DIGITS_OF_U64;
+        let mut head = Vec::with_capacity(self.head.len() + passed + length);
         head.extend_from_slice(&self.head);
-        for (name, value) in fields() {
-            head.extend_from_slice(name.as_bytes());
+        for (name, value) in &chat.fields {
+            head.extend_from_slice(name.as_str().as_bytes());
             head.extend_from_slice(b": ");
             head.extend_from_slice(value.as_bytes());
             head.extend_from_slice(b"\r\n");
         }
-        // Writing to memory cannot fail.
-        let _ = write!(*head, "content-length: {}\r\n\r\n", chat.body.len());
+        head.extend_from_slice(b"content-length: ");
+        append_number(&mut head, chat.body.len() as u64);
+        head.extend_from_slice(b"\r\n");
         head
     }
 
