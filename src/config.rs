@@ -3,7 +3,7 @@
 //! The only file that reads the environment. Problems name variables and never show a value: it may be a key.
 
 use crate::json::{self, Fields};
-use crate::keys::{self, KeyList, KeysFile, place};
+use crate::keys::{self, KeyList, KeysFile, NewKey, place};
 use crate::models::{ModelConfig, is_alias};
 use crate::pages::PublicUrl;
 use crate::signatures::Policy;
@@ -36,6 +36,10 @@ const MAX_DOMAINS: usize = 100;
 const MAX_SECONDS: u64 = 86_400;
 /// Where Google Cloud's machines find their metadata server.
 const METADATA_HOST: &str = "metadata.google.internal";
+/// The one variable that a key may stand in.
+const KEYS_JSON: &str = "API_KEYS_JSON";
+/// Where gcloud keeps the credentials of `gcloud auth application-default login`, below the home folder.
+pub(crate) const WELL_KNOWN_CREDENTIALS: &str = ".config/gcloud/application_default_credentials.json";
 
 /// Everything the gateway is told from outside.
 #[derive(Debug)]
@@ -95,7 +99,8 @@ pub struct Config {
 /// Where bearers come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CredentialsSource {
-    /// Google's search for Application Default Credentials, which begins with the file that a variable names.
+    /// Google's search for Application Default Credentials, with the file that it would take if there is one: that of
+    /// the variable, or else gcloud's well-known one.
     Default(Option<PathBuf>),
     /// The metadata server at [`Config::metadata_host`] and nothing else.
     MetadataServer,
@@ -178,6 +183,30 @@ impl Environment {
         self.0.remove(name).flatten().zeroize();
     }
 
+    /// The value of a variable that is set, for whatever may tell it: what is no text, or may be a key in the wrong place,
+    /// is a problem.
+    ///
+    /// # Errors
+    /// What is wrong with it, without a word of it.
+    pub fn text(&self, name: &str) -> Result<Option<&str>, Problem> {
+        let problem = |message: &str| Problem { variable: name.to_owned(), message: message.to_owned() };
+        match self.0.get(name) {
+            Some(None) => Err(problem("is not valid UTF-8")),
+            Some(Some(value)) if name != KEYS_JSON && NewKey::may_be_in(value.as_bytes()) => Err(problem(
+                "has in it what looks like a key, which no variable but API_KEYS_JSON may have: others can read this one",
+            )),
+            Some(Some(value)) if !value.is_empty() => Ok(Some(value)),
+            _ => Ok(None),
+        }
+    }
+
+    /// gcloud's own file of credentials, whether it is there or not: where Google's library looks for it.
+    #[must_use]
+    pub fn well_known_credentials(&self) -> Option<PathBuf> {
+        let home = self.0.get("HOME")?.as_ref()?;
+        Some(Path::new(home).join(WELL_KNOWN_CREDENTIALS))
+    }
+
     /// The value of a variable that is set and valid.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
@@ -210,18 +239,17 @@ struct Reader<'a> {
     problems: Vec<Problem>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn problem(&mut self, variable: &str, message: impl Into<String>) {
         self.problems.push(Problem { variable: variable.to_owned(), message: message.into() });
     }
 
     /// The value of a variable; empty counts as unset.
     fn text(&mut self, variable: &str) -> Option<String> {
-        match self.environment.0.get(variable)? {
-            Some(value) if value.is_empty() => None,
-            Some(value) => Some(value.clone()),
-            None => {
-                self.problem(variable, "is not valid UTF-8");
+        match self.environment.text(variable) {
+            Ok(value) => value.map(str::to_owned),
+            Err(problem) => {
+                self.problems.push(problem);
                 None
             }
         }
@@ -260,15 +288,14 @@ impl Reader<'_> {
 
     /// The keys, from a file or from a variable: a file can be a mounted secret, which fewer people can read.
     fn keys(&mut self, models: &BTreeMap<String, ModelConfig>) -> Option<(KeyList, Option<KeysFile>)> {
-        const JSON: &str = "API_KEYS_JSON";
         const FILE: &str = "API_KEYS_FILE";
         let before = self.problems.len();
-        let (json, file) = (self.text(JSON), self.text(FILE));
+        let (json, file) = (self.text(KEYS_JSON), self.text(FILE));
         if self.problems.len() > before {
             return None;
         }
         let (variable, json, file) = match (json, file) {
-            (Some(json), None) => (JSON, Zeroizing::new(json), None),
+            (Some(json), None) => (KEYS_JSON, Zeroizing::new(json), None),
             (None, Some(file)) => match keys::read(Path::new(&file)) {
                 Ok(json) => {
                     let file = KeysFile::new(file.into(), &json);
@@ -285,7 +312,7 @@ impl Reader<'_> {
             }
             (None, None) => {
                 self.problem(
-                    JSON,
+                    KEYS_JSON,
                     "is required, or better API_KEYS_FILE, which names a file: a JSON array of {\"id\",\"key\",\"enabled\"}; 'ai-proxy keys new' makes an entry",
                 );
                 return None;
@@ -371,15 +398,8 @@ impl Reader<'_> {
         const JSON: &str = "MODEL_ALIASES_JSON";
         const ID_FORM: &str = "'publisher/model', such as google/gemini-2.5-flash";
         let mut models = BTreeMap::from(ModelConfig::built_in());
-        let environment = self.environment;
-        let named = |suffix: &'static str| {
-            environment.0.keys().filter_map(move |variable| {
-                let alias = variable.strip_prefix("MODEL_")?.strip_suffix(suffix)?;
-                Some((variable.as_str(), alias))
-            })
-        };
         let mut by_variable: HashMap<String, String> = HashMap::new();
-        for (variable, spelled) in named("_ID") {
+        for (variable, spelled) in self.named_by_alias("_ID") {
             let Some(id) = self.parsed(variable, ID_FORM, parse_vertex_id) else { continue };
             let alias = spelled.to_ascii_lowercase().replace('_', "-");
             if by_variable.insert(alias.clone(), id.clone()).is_some_and(|other| other != id) {
@@ -405,7 +425,7 @@ impl Reader<'_> {
                 }
             }
         }
-        for (variable, spelled) in named("_LOCATION") {
+        for (variable, spelled) in self.named_by_alias("_LOCATION") {
             let Some(locations) = self.parsed(variable, LOCATIONS_FORM, parse_locations) else { continue };
             let mut found = false;
             for (alias, model) in &mut models {
@@ -419,6 +439,26 @@ impl Reader<'_> {
             }
         }
         models
+    }
+
+    /// The variables from `MODEL_` to a suffix, each with what is between. A name can be told, and so can an alias: one that
+    /// may have a key in it is a problem and nothing else.
+    fn named_by_alias(&mut self, suffix: &str) -> Vec<(&'a str, &'a str)> {
+        let environment = self.environment;
+        let mut named = Vec::new();
+        for variable in environment.0.keys().filter(|variable| !environment.is_unset(variable)) {
+            let Some(alias) = variable.strip_prefix("MODEL_").and_then(|rest| rest.strip_suffix(suffix)) else {
+                continue;
+            };
+            if NewKey::may_be_in(variable.as_bytes()) {
+                let message = "is the form of a variable in whose name is what looks like a key: others can read it. Replace \
+                               the key if it is one";
+                self.problem(&format!("MODEL_…{suffix}"), message);
+            } else {
+                named.push((&**variable, alias));
+            }
+        }
+        named
     }
 
     fn alias_from_json(
@@ -585,7 +625,9 @@ impl Config {
                 shutdown_grace,
                 sse_keepalive,
                 metadata_host: metadata_host.unwrap_or_else(|| METADATA_HOST.to_owned()),
-                credentials: CredentialsSource::Default(credentials_file.clone()),
+                credentials: CredentialsSource::Default(
+                    credentials_file.clone().or_else(|| environment.well_known_credentials()),
+                ),
                 credentials_file,
             }),
             _ => Err(reader.problems),

@@ -520,6 +520,10 @@ fn a_file_of_credentials_without_an_end_is_not_read() {
     assert_eq!(gateway.get("/readyz").status, 503);
     let gateway = Gateway::before(&upstream).file("GOOGLE_APPLICATION_CREDENTIALS", &" ".repeat(2 << 20)).start();
     gateway.wait_for_message(&format!("{told}larger than 1 MiB"), 0);
+    // Nor the one that gcloud writes.
+    let well_known = ".config/gcloud/application_default_credentials.json";
+    let gateway = Gateway::before(&upstream).home_file(well_known, &" ".repeat(2 << 20)).start();
+    gateway.wait_for_message(&format!("{told}larger than 1 MiB"), 0);
 }
 
 #[test]

@@ -221,6 +221,8 @@ fn a_chunk_that_is_none_is_refused() {
         format!("{length:x};a\nb\r\n{CHAT}\r\n0\r\n\r\n"),
         format!("fffffffffffffffff\r\n{CHAT}\r\n0\r\n\r\n"),
         format!("{length:x}\r\n{CHAT}\r\n0\r\nno trailer\r\n\r\n"),
+        // A body that never becomes long, however much is sent.
+        format!("1;{}\r\n \r\n", "x".repeat(1000)).repeat(66),
     ];
     for body in cases {
         assert_refused(&gateway, raw_chat("transfer-encoding: chunked\r\n", &body), 400, "bad_request");

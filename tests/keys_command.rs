@@ -307,9 +307,11 @@ fn a_key_in_the_place_of_an_id_goes_nowhere() {
         assert!(said.contains("looks like a key") && !said.contains("canary"), "{action}: {said}");
     }
     // Nor in a list that somebody writes.
-    let twice = json!([{"id": "a", "key": KEY}, {"id": KEY, "key": SECOND_KEY}]).to_string();
-    let said = Desk::with(&twice).refuses(&["list"], 64);
-    assert!(said.contains("entry 2: 'id' is a key of the list") && !said.contains(KEY), "{said}");
+    for (key, problem) in [(KEY, "looks like a key"), ("correct-horse-battery", "is a key of the list")] {
+        let twice = json!([{"id": "a", "key": key}, {"id": key, "key": SECOND_KEY}]).to_string();
+        let said = Desk::with(&twice).refuses(&["list"], 64);
+        assert!(said.contains(&format!("entry 2: 'id' {problem}")) && !said.contains(key), "{said}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use support::h2::frame;
 use support::secrets::{Given, SECRETS, assert_kept, assert_none_of, command_lines};
 use support::{
     CHAT, CHAT_PATH, DISABLED_KEY, Gateway, H2Upstream, KEY, Metadata, Request, Response, SECOND_KEY, Treatment,
-    UNKNOWN_KEY, Upstream, run, run_with_input, skip,
+    UNKNOWN_KEY, Upstream, run, run_with_input, show, skip,
 };
 
 /// Only upstream may know it.
@@ -159,10 +159,12 @@ fn no_secret_leaves_by_any_way() {
         client.close_sending_side();
         assert_none_of(&SECRETS, client.raw_to_end(), "the answer to nonsense");
     }
-    // A file that is broken at a key, and one that is good again.
+    // Files that are broken at a key, and ones that are good again.
     fs::write(&keys, format!("[{{\"id\":\"tester\",\"key\":\"{KEY}\" {SECOND_KEY}")).expect("a file can be written");
     gateway.wait_for_message("API_KEYS_FILE has changed and is broken", 0);
-    fs::write(&keys, json!([{"id": KEY, "key": SECOND_KEY, "metrics": true}]).to_string()).expect("written");
+    fs::write(&keys, json!([{"id": KEY, "key": SECOND_KEY}]).to_string()).expect("a file can be written");
+    gateway.wait_for_message("API_KEYS_FILE has changed and is broken", 1);
+    fs::write(&keys, json!([{"id": "other", "key": SECOND_KEY}]).to_string()).expect("a file can be written");
     gateway.wait_for_message("API_KEYS_FILE has changed and is in use", 0);
     fs::write(&keys, list.to_string()).expect("a file can be written");
     gateway.wait_for_message("API_KEYS_FILE has changed and is in use", 1);
@@ -249,6 +251,62 @@ fn no_command_shows_a_key_that_it_was_given() {
         run_with_input(&["usage"], &[], list);
     }
     run(&["serve", CHAT], &[project]);
+}
+
+/// Neither the name of a variable nor the value of any but one is the place of a key, and both are told: in problems, in
+/// `/health` and on the pages, as an alias also in another spelling.
+#[test]
+fn no_variable_may_be_a_key_but_one_and_none_is_shown() {
+    let list = json!([{"id": "a", "key": SECOND_KEY}]).to_string();
+    let good = [("GOOGLE_CLOUD_PROJECT", "test-project"), ("API_KEYS_JSON", &list)];
+    let refused = |command: &[&str], variable: &str, value: &str, named: &str| {
+        let mut environment = good.to_vec();
+        if command == ["dev"] || variable == "GOOGLE_CLOUD_PROJECT" {
+            environment.remove(0);
+        }
+        environment.push((variable, value));
+        let output = run(command, &environment);
+        assert_eq!(output.status.code(), Some(64), "{command:?} {variable}: {}", show(&output.stderr));
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        // An alias that a variable spells is in lower case and has dashes.
+        assert_kept(said.replace('-', "_").replace("canary_key_", "canary-key-"), "what is said");
+        assert!(said.contains(named), "{command:?} {variable}: {said}");
+    };
+    let commands = [&["check"][..], &["check", "--json"], &["serve"], &["dev"]];
+    for command in commands {
+        for key in [KEY, &KEY.to_uppercase()] {
+            for value in ["google/gemini-2.5-flash", "no id and no location"] {
+                refused(command, &format!("MODEL_{key}_ID"), value, "MODEL_…_ID");
+            }
+            for value in ["global", "no id and no location"] {
+                refused(command, &format!("MODEL_MY_{key}_LOCATION"), value, "MODEL_…_LOCATION");
+            }
+        }
+        for (variable, value) in [
+            ("PORT", KEY.to_owned()),
+            ("API_KEYS_FILE", KEY.to_owned()),
+            ("MODEL_FLASH_ID", format!("google/{KEY}")),
+            ("MODEL_ALIASES_JSON", json!({ (KEY): "google/gemini-2.5-flash" }).to_string()),
+            ("MODEL_ALIASES_JSON", json!({ "x": KEY }).to_string()),
+            ("PUBLIC_URL", format!("https://{KEY}")),
+            ("CORS_ALLOW_ORIGINS", format!("https://{KEY}.example")),
+            ("THOUGHT_SIGNATURE_SKIP_VALUE", KEY.to_owned()),
+        ] {
+            refused(command, variable, &value, variable);
+        }
+    }
+    for (variable, value) in [("GCE_METADATA_HOST", KEY), ("GOOGLE_APPLICATION_CREDENTIALS", KEY)] {
+        refused(&["check"], variable, value, variable);
+    }
+    refused(&["keys", "list"], "API_KEYS_FILE", KEY, "API_KEYS_FILE");
+    refused(&["keys", "new"], "API_KEYS_FILE", KEY, "API_KEYS_FILE");
+    for variable in ["GOOGLE_CLOUD_PROJECT", "CLOUD_RUN_SERVICE"] {
+        refused(&["usage", "--gcloud"], variable, KEY, variable);
+    }
+    // Ids and aliases of entries are told as well, and nobody knows which keys others have issued.
+    for entry in [json!({"id": UNKNOWN_KEY, "key": KEY}), json!({"id": "a", "key": KEY, "models": [UNKNOWN_KEY]})] {
+        refused(&["check"], "API_KEYS_JSON", &json!([entry]).to_string(), "API_KEYS_JSON");
+    }
 }
 
 /// In whatever place of whatever command it stands, also where any text is good: others on the machine have seen it.

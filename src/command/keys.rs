@@ -1,6 +1,6 @@
 //! `ai-proxy keys …`: makes keys and edits the file that holds them, for people.
 
-use super::{EXIT_ARGUMENTS, EXIT_CONFIG, fail, say};
+use super::{EXIT_ARGUMENTS, EXIT_CONFIG, fail, refuse_configuration, say};
 use crate::config::Environment;
 use crate::keys::{
     Document, EditError, Entry, FileError, KeyDigest, KeyList, Limits, LockedFile, NewEntry, NewKey, parse_time, read,
@@ -177,7 +177,10 @@ impl Request {
     /// Does it.
     pub(super) fn run(mut self) -> ExitCode {
         if self.file.is_none() {
-            self.file = Environment::of_process().get("API_KEYS_FILE").map(PathBuf::from);
+            match Environment::of_process().text("API_KEYS_FILE") {
+                Ok(file) => self.file = file.map(PathBuf::from),
+                Err(problem) => return refuse_configuration(&[problem]),
+            }
         }
         let done = match (self.action, self.file.clone()) {
             (Action::New, None) => self.print_new(),

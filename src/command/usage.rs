@@ -1,6 +1,6 @@
 //! `ai-proxy usage`: who used what, from the gateway's log.
 
-use super::{EXIT_ARGUMENTS, fail, say};
+use super::{EXIT_ARGUMENTS, fail, refuse_configuration, say};
 use crate::config::Environment;
 use crate::usage::{Dimension, Ledger, Prices, Question};
 use jiff::{SignedDuration, Timestamp};
@@ -177,11 +177,18 @@ fn read_gcloud(
     progress: &mut Progress,
 ) -> Result<(), ExitCode> {
     let environment = Environment::of_process();
-    let of_environment = |name| environment.get(name).map(str::to_owned);
-    let service = service.or_else(|| of_environment("CLOUD_RUN_SERVICE")).unwrap_or_else(|| DEFAULT_SERVICE.to_owned());
+    // Others can see what gcloud is told.
+    let or_variable = |given: Option<String>, name| match given {
+        Some(given) => Ok(Some(given)),
+        None => match environment.text(name) {
+            Ok(value) => Ok(value.map(str::to_owned)),
+            Err(problem) => Err(refuse_configuration(&[problem])),
+        },
+    };
+    let service = or_variable(service, "CLOUD_RUN_SERVICE")?.unwrap_or_else(|| DEFAULT_SERVICE.to_owned());
     let mut command = Command::new("gcloud");
     command.args(["logging", "read", &filter(&service, since, until), "--format=json", "--order=asc"]);
-    if let Some(project) = project.or_else(|| of_environment("GOOGLE_CLOUD_PROJECT")) {
+    if let Some(project) = or_variable(project, "GOOGLE_CLOUD_PROJECT")? {
         command.arg(format!("--project={project}"));
     }
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|error| {

@@ -17,6 +17,7 @@ pub struct Malformed;
 pub struct Decoder {
     state: State,
     trailer_bytes: usize,
+    extension_bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +41,8 @@ impl Decoder {
             match self.state {
                 State::Size => {
                     let Some(line) = take_line(input)? else { return Ok(Progress::NeedsMore) };
-                    let size = parse_size(&line)?;
+                    let (size, extension) = parse_size(&line)?;
+                    self.extension_bytes = self.extension_bytes.saturating_add(extension.len());
                     self.state = if size == 0 { State::Trailers } else { State::Data(size) };
                 }
                 State::Data(left) => {
@@ -84,6 +86,12 @@ impl Decoder {
                 State::Done => return Ok(Progress::Done),
             }
         }
+    }
+
+    /// What has come of extensions so far, in bytes: sent and thrown away, so that no body grows by them.
+    #[must_use]
+    pub fn extension_bytes(&self) -> usize {
+        self.extension_bytes
     }
 }
 
@@ -129,19 +137,20 @@ fn is_field(line: &[u8]) -> bool {
     !name.is_empty() && name.len() < line.len() && name.iter().all(is_token)
 }
 
-fn parse_size(line: &[u8]) -> Result<u64, Malformed> {
+/// The size of a chunk, and what else stands in its line.
+fn parse_size(line: &[u8]) -> Result<(u64, &[u8]), Malformed> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (size, extension) = line.split_at(digits);
     // Sixteen hexadecimal digits are all that fit.
     if size.is_empty() || size.len() > 16 {
         return Err(Malformed);
     }
-    let extension = extension.trim_ascii_start();
-    if !extension.is_empty() && !extension.starts_with(b";") {
+    if !matches!(extension.trim_ascii_start(), [] | [b';', ..]) {
         return Err(Malformed);
     }
     let text = std::str::from_utf8(size).map_err(|_| Malformed)?;
-    u64::from_str_radix(text, 16).map_err(|_| Malformed)
+    let size = u64::from_str_radix(text, 16).map_err(|_| Malformed)?;
+    Ok((size, extension))
 }
 
 #[cfg(test)]
@@ -185,6 +194,14 @@ mod tests {
         assert!(decode(&[b'1'; MAX_LINE_BYTES + 2], 3).is_err());
         let endless = format!("0\r\n{}", "X: y\r\n".repeat(3000));
         assert!(decode(endless.as_bytes(), 3).is_err());
+        // As long as may be, and one longer.
+        let line = |length: usize| format!("1;{}\r\na\r\n0\r\n\r\n", "x".repeat(length - 2 - 1));
+        assert_eq!(decode(line(MAX_LINE_BYTES).as_bytes(), 1).unwrap().0, Progress::Done);
+        assert!(decode(line(MAX_LINE_BYTES + 1).as_bytes(), 1).is_err());
+        let trailers = |length: usize| format!("0\r\nx:\r\ny:{}\r\n\r\n", "z".repeat(length - 4));
+        assert_eq!(decode(trailers(MAX_LINE_BYTES).as_bytes(), 1).unwrap().0, Progress::Done);
+        assert!(decode(trailers(MAX_LINE_BYTES + 1).as_bytes(), 1).is_err());
+        assert_eq!(decode(&[b'1'; MAX_LINE_BYTES], 3).unwrap().0, Progress::NeedsMore);
     }
 
     #[test]

@@ -18,6 +18,8 @@ use std::sync::Arc;
 
 /// Pieces up to this many bytes are copied together and sent at once; larger ones are sent from where they are.
 const COPIED_PIECE_BYTES: usize = 4 * 1024;
+/// A body's chunks have extensions of at most this many bytes together. What signs chunks has a hundred for each of 64 KiB.
+const MAX_EXTENSION_BYTES: usize = 64 * 1024;
 /// What is queued is sent when it reaches this many bytes, even if more is there.
 const QUEUED_BYTES: usize = 32 * 1024;
 /// After a refusal an unread body of at most this many bytes is read, so that the connection can live on.
@@ -268,6 +270,9 @@ impl<'c> Exchange<'c> {
                 Ok(Progress::ChunkEnded) => continue,
                 Ok(Progress::NeedsMore) => {}
                 Err(_) => return Err(ApiError::BadRequest("a chunk of the body is malformed").into()),
+            }
+            if decoder.extension_bytes() > MAX_EXTENSION_BYTES {
+                return Err(ApiError::BadRequest("the body has too much of chunk extensions").into());
             }
             if !grow_to(body.capacity()) {
                 return Err(ApiError::OutOfMemory.into());

@@ -391,6 +391,22 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_head_is_none_too_large() {
+        let of = |length: usize| {
+            let frame = "GET / HTTP/1.1\r\nHost: a\r\nx: \r\n\r\n";
+            frame.replace("x: ", &format!("x: {}", "y".repeat(length - frame.len())))
+        };
+        assert_eq!(head(&of(MAX_HEAD_BYTES)).fields().count(), 2);
+        assert_eq!(refusal(&of(MAX_HEAD_BYTES + 1)), "headers_too_large");
+        assert!(take(&of(MAX_HEAD_BYTES + 2)[..MAX_HEAD_BYTES]).unwrap().is_none());
+        assert_eq!(refusal(&of(MAX_HEAD_BYTES + 2)[..MAX_HEAD_BYTES + 1]), "headers_too_large");
+        assert_eq!(refusal(&of(MAX_HEAD_BYTES + 1).replace("a\r\n", " a\n")), "headers_too_large");
+        assert_eq!(refusal(&of(MAX_HEAD_BYTES).replace("a\r\n", " a\n")), "bad_request");
+        let most = "x: y\r\n".repeat(MAX_FIELDS - 1);
+        assert_eq!(head(&format!("GET / HTTP/1.1\r\nHost: a\r\n{most}\r\n")).fields().count(), MAX_FIELDS);
+    }
+
+    #[test]
     fn what_could_be_read_in_two_ways_is_refused() {
         let with = |fields: &str| refusal(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
         assert_eq!(with("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"), "bad_request");
@@ -427,6 +443,21 @@ mod tests {
         assert_eq!(expects(""), (false, false));
         assert_eq!(expects("Expect: 100-Continue\r\n"), (true, false));
         assert_eq!(expects("Expect: tea\r\n"), (false, true));
+        // Nobody waits for leave to send nothing, and HTTP/1.0 does not know how.
+        let expect = "Host: a\r\nExpect: 100-continue\r\nContent-Length:";
+        assert!(!head(&format!("POST / HTTP/1.1\r\n{expect} 0\r\n\r\n")).expects_continue);
+        assert!(!head(&format!("POST / HTTP/1.0\r\n{expect} 1\r\n\r\n")).expects_continue);
+    }
+
+    #[test]
+    fn methods_have_names_of_the_gateways_own() {
+        let name = |method: &str| head(&format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n")).method.as_str();
+        for method in ["GET", "HEAD", "POST", "OPTIONS"] {
+            assert_eq!(name(method), method);
+        }
+        for method in ["get", "PUT", "sk_live_0123456789abcdef"] {
+            assert_eq!(name(method), "OTHER");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A key's text is turned into its digest as soon as it is read; nothing that this file returns holds one.
 
 use super::digest::KeyDigest;
+use super::generate::NewKey;
 use super::limits::Limits;
 use crate::json::{self, Fields};
 use crate::models::is_alias;
@@ -244,7 +245,8 @@ impl EntryReader<'_, '_> {
         self.value("models", "a list of one alias or more, none of them twice", |raw| {
             let aliases: Vec<String> = serde_json::from_str(raw).ok()?;
             let distinct: HashSet<&String> = aliases.iter().collect();
-            let are_aliases = !aliases.is_empty() && aliases.iter().all(|alias| is_alias(alias));
+            let can_be = |alias: &String| is_alias(alias) && !NewKey::may_be_in(alias.as_bytes());
+            let are_aliases = !aliases.is_empty() && aliases.iter().all(can_be);
             (are_aliases && distinct.len() == aliases.len()).then_some(aliases)
         })
     }
@@ -262,6 +264,8 @@ fn id_problem(id: &str) -> Option<String> {
         Some("'id' is empty".into())
     } else if id.len() > MAX_ID_BYTES || id.chars().any(char::is_control) {
         Some(format!("'id' must be at most {MAX_ID_BYTES} bytes without control characters"))
+    } else if NewKey::may_be_in(id.as_bytes()) {
+        Some("'id' looks like a key, and ids are told".into())
     } else {
         None
     }
@@ -396,8 +400,14 @@ mod tests {
         assert!(problems(&with(r#""x":1"#)).contains("has a field other"));
         assert!(problems(&with(r#""tokens_if_unknown":1"#)).contains("nothing without 'tokens_per_day'"));
         assert!(problems(&format!("\u{feff}{}", with(r#""rpm":1"#))).contains("byte order mark"));
-        let leak = problems(&format!(r#"[{{"id":"a"}},{{"id":"{KEY}","key":"{KEY}2"}},{{"id":"b","key":"{KEY}"}}]"#));
-        assert!(leak.contains("entry 2: 'id' is a key of the list") && !leak.contains(KEY), "{leak}");
+        // Of a form of its owner's own.
+        let own = "correct-horse-battery";
+        let leak = problems(&format!(r#"[{{"id":"a"}},{{"id":"{own}","key":"{KEY}"}},{{"id":"b","key":"{own}"}}]"#));
+        assert!(leak.contains("entry 2: 'id' is a key of the list") && !leak.contains(own), "{leak}");
+        let leak = problems(&format!(r#"[{{"id":"x {KEY}","key":"{KEY}2"}}]"#));
+        assert!(leak.contains("entry 1: 'id' looks like a key") && !leak.contains(KEY), "{leak}");
+        let leak = problems(&with(&format!(r#""models":["{KEY}"]"#)));
+        assert!(leak.contains("'models' must be") && !leak.contains(KEY), "{leak}");
         assert!(problems(&with(r#""enabled":"no""#)).contains("'enabled' must be"));
         assert!(problems(r#"[{"id":"a","key":"sk_live_0123456789 abcdef"}]"#).contains("header cannot carry"));
         let twice = problems(&format!(r#"[{{"id":"a","key":"{KEY}"}},{{"id":"b","key":"{KEY}"}}]"#));

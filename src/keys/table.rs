@@ -195,6 +195,12 @@ mod tests {
     }
 
     #[test]
+    fn the_shortest_key_that_a_list_may_have_admits() {
+        let shortest = "k".repeat(MIN_KEY_BYTES);
+        assert!(keys(&format!(r#"[{{"id":"a","key":"{shortest}"}}]"#)).authenticate(shortest.as_bytes()).is_some());
+    }
+
+    #[test]
     fn a_key_offers_its_own_models_only() {
         let keys = keys(&format!(r#"[{{"id":"a","key":"{KEY}","models":["pro"]}},{{"id":"b","key":"{KEY}2"}}]"#));
         let models = models();

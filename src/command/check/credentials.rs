@@ -3,16 +3,13 @@
 //! The search is that of Google's library: the file that `GOOGLE_APPLICATION_CREDENTIALS` names, gcloud's well-known
 //! file, the metadata server. Of a file only kind and account are ever shown.
 
-use crate::config::{Config, Environment, Problem, is_address, parse_project};
+use crate::config::{Config, Environment, Problem, WELL_KNOWN_CREDENTIALS as WELL_KNOWN, is_address, parse_project};
 use crate::credentials::refuse_endless;
 use crate::metadata;
 use serde_json::Value;
 use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
-
-/// Where gcloud keeps the credentials of `gcloud auth application-default login`, below the home folder.
-const WELL_KNOWN: &str = ".config/gcloud/application_default_credentials.json";
+use std::path::Path;
 
 /// Which credentials would be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,8 +156,7 @@ pub(super) fn find(environment: &Environment, config: &Config) -> Result<Identit
         let told = judge(file).map_err(|message| problem(format!("names a file that {message}")))?;
         return Ok(with_quota(Identity::new(Place::Variable, told)));
     }
-    let well_known = environment.get("HOME").map(|home| PathBuf::from(home).join(WELL_KNOWN));
-    if let Some(file) = well_known.filter(|file| file.exists()) {
+    if let Some(file) = environment.well_known_credentials().filter(|file| file.exists()) {
         let told = judge(&file).map_err(|message| problem(format!("is not set, and ~/{WELL_KNOWN} {message}")))?;
         return Ok(with_quota(Identity::new(Place::WellKnown, told)));
     }
