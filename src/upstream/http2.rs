@@ -54,6 +54,8 @@ struct Shared {
     allowed: AtomicUsize,
     /// Streams that are taken.
     taken: AtomicUsize,
+    /// Requests whose head is on its way and of whose body nothing is.
+    bodies_due: AtomicUsize,
     departure: Departure,
 }
 
@@ -164,7 +166,7 @@ impl Connection {
         let unsent = |error| SendError::Unsent(StreamError(error));
         poll_fn(|cx| self.sender.poll_ready(cx)).await.map_err(unsent)?;
         let (mut answer, stream) = self.sender.send_request(head, body.is_empty()).map_err(unsent)?;
-        let mut outgoing = Outgoing::new(stream, body);
+        let mut outgoing = Outgoing::new(stream, body, self.shared.clone());
         let answered = poll_fn(|cx| {
             let _ = outgoing.poll_send(cx);
             Pin::new(&mut answer).poll(cx)
@@ -201,12 +203,18 @@ async fn drive<T>(
 ) where
     T: AsyncRead + AsyncWrite + Unpin,
 {
+    let mut has_waited = false;
     // Its errors reach the requests.
     poll_fn(|cx| {
         let done = Pin::new(&mut connection).poll(cx).is_ready();
         shared.allowed.store(connection.max_concurrent_send_streams(), Ordering::Relaxed);
-        // All that the requests of this turn have to send goes out together.
-        let is_stuck = wire.poll_send(cx).is_pending();
+        // All that the requests of this turn have to send goes out together. There is room for a body only now that its
+        // head has had its turn, so the requests have theirs before the first of it leaves.
+        has_waited = !has_waited && shared.bodies_due.load(Ordering::Relaxed) > 0;
+        if has_waited {
+            cx.waker().wake_by_ref();
+        }
+        let is_stuck = !has_waited && wire.poll_send(cx).is_pending();
         let is_dead = silence.as_mut().is_some_and(|silence| {
             // Who reads nothing must not keep a connection that nobody uses any more.
             let is_in_use = is_stuck || shared.taken.load(Ordering::Relaxed) > 0;
@@ -268,15 +276,25 @@ struct Outgoing {
     has_begun: bool,
     /// Whether the answer has ended.
     is_answered: bool,
+    shared: Arc<Shared>,
 }
 
 impl Outgoing {
-    fn new(mut stream: SendStream<Bytes>, body: &RequestBody) -> Self {
+    fn new(mut stream: SendStream<Bytes>, body: &RequestBody, shared: Arc<Shared>) -> Self {
         // Only what there is room for is handed over, and no more than once: nothing waits where it could not be taken
         // back. There is none before the head has been sent, which has to wait where upstream takes fewer streams than
         // it did a moment ago.
         stream.reserve_capacity(body.len());
-        Self { stream, pieces: body.frames(), has_begun: body.is_empty(), is_answered: false }
+        let has_begun = body.is_empty();
+        shared.bodies_due.fetch_add(usize::from(!has_begun), Ordering::Relaxed);
+        Self { stream, pieces: body.frames(), has_begun, is_answered: false, shared }
+    }
+
+    fn begin(&mut self) {
+        if !self.has_begun {
+            self.has_begun = true;
+            self.shared.bodies_due.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// Whether upstream cannot have any of it, and so cannot have processed the request.
@@ -286,7 +304,7 @@ impl Outgoing {
 
     /// Sends what there is room for.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(piece) = self.pieces.last_mut() {
+        while !self.pieces.is_empty() {
             let room = self.stream.capacity();
             if room == 0 {
                 match ready!(self.stream.poll_capacity(cx)) {
@@ -295,7 +313,8 @@ impl Outgoing {
                     Some(Err(_)) | None => return Poll::Pending,
                 }
             }
-            self.has_begun = true;
+            self.begin();
+            let Some(piece) = self.pieces.last_mut() else { break };
             let part = piece.split_to(room.min(piece.len()));
             if piece.is_empty() {
                 self.pieces.pop();
@@ -310,6 +329,7 @@ impl Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
+        self.begin();
         // Left to itself the library would reset the stream as well, but keep what it has of the body until the reset
         // can be sent.
         if !self.pieces.is_empty() || !self.is_answered {
@@ -490,6 +510,74 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(5), ending).await.is_ok()
+    }
+
+    /// Counts what is written at once.
+    struct Writes<T>(T, Arc<AtomicUsize>);
+
+    impl<T: AsyncRead + Unpin> AsyncRead for Writes<T> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            into: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, into)
+        }
+    }
+
+    impl<T: AsyncWrite + Unpin> AsyncWrite for Writes<T> {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn heads_and_bodies_of_all_who_ask_leave_at_once() {
+        let (this_end, mut other_end) = duplex(1 << 20);
+        other_end.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        let writes = Arc::new(AtomicUsize::new(0));
+        let connection = Connection::open(Writes(this_end, writes.clone())).await.unwrap();
+        let_all_get_on().await;
+        let before = writes.load(Ordering::Relaxed);
+        for _ in 0..10 {
+            let mut sender = connection.clone();
+            tokio::spawn(async move { sender.send(head(), &body(&[Bytes::from_static(b"{}")])).await.map(|_| ()) });
+        }
+        let_all_get_on().await;
+        assert_eq!(writes.load(Ordering::Relaxed) - before, 1);
+        assert_eq!(connection.shared.bodies_due.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn who_has_no_room_for_a_body_keeps_nobody_waiting() {
+        let (this_end, mut other_end) = duplex(1 << 20);
+        // A window of nothing.
+        other_end.write_all(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await.unwrap();
+        let mut connection = Connection::open(this_end).await.unwrap();
+        let_all_get_on().await;
+        let shared = connection.shared.clone();
+        let asking =
+            tokio::spawn(async move { connection.send(head(), &body(&[Bytes::from_static(b"{}")])).await.map(|_| ()) });
+        let_all_get_on().await;
+        let mut read = vec![0; 64 * 1024];
+        let count = other_end.read(&mut read).await.unwrap();
+        assert!(
+            memchr::memmem::find(&read[..count], &[HEADERS, END_HEADERS, 0, 0, 0, 1]).is_some(),
+            "the head is sent"
+        );
+        assert_eq!(shared.bodies_due.load(Ordering::Relaxed), 1);
+        asking.abort();
+        let_all_get_on().await;
+        assert_eq!(shared.bodies_due.load(Ordering::Relaxed), 0);
     }
 
     /// A request whose body is handed over while upstream reads nothing, and which is given up then.
