@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::gateway::Target;
@@ -71,6 +72,8 @@ pub(crate) struct Upstream {
     steps: Arc<Mutex<VecDeque<Step>>>,
     streams: Streams,
     stopping: Arc<AtomicBool>,
+    /// Has the listener.
+    accepting: Option<JoinHandle<()>>,
 }
 
 impl Target for Upstream {
@@ -123,9 +126,15 @@ impl Upstream {
         let seen: Watched<Seen> = Watched::new(Seen { forgets: !records, ..Seen::default() });
         let streams: Streams = Arc::default();
         let stopping = Arc::new(AtomicBool::new(false));
-        let upstream =
-            Self { address, seen: seen.clone(), steps, streams: Arc::clone(&streams), stopping: Arc::clone(&stopping) };
-        std::thread::spawn(move || {
+        let mut upstream = Self {
+            address,
+            seen: seen.clone(),
+            steps,
+            streams: Arc::clone(&streams),
+            stopping: Arc::clone(&stopping),
+            accepting: None,
+        };
+        let accepting = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if stopping.load(Ordering::SeqCst) {
                     return;
@@ -145,6 +154,7 @@ impl Upstream {
                 });
             }
         });
+        upstream.accepting = Some(accepting);
         upstream
     }
 
@@ -189,7 +199,11 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address); // wakes the accept loop
+        let woken = TcpStream::connect(self.address).is_ok();
+        // The port is closed when this is over, not some time afterwards.
+        if let Some(accepting) = self.accepting.take().filter(|_| woken) {
+            let _ = accepting.join();
+        }
         self.close_connections();
     }
 }
