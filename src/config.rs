@@ -107,7 +107,7 @@ pub enum CredentialsSource {
 }
 
 /// Scheme and authority of a URL.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl {
     /// Whether to speak TLS.
     pub tls: bool,

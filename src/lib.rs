@@ -2,13 +2,13 @@
 //!
 //! The path of a request, one way only:
 //!
-//! `server` accepts if `connections` has a place (→ `tls` shakes hands) → `http1` reads the head → `routes` matches and asks `keys` → `chat`: `http1` reads the body within
+//! `server` accepts if `connections` has a place → one of the `workers` takes it to its thread (→ `tls` shakes hands) → `http1` reads the head → `routes` matches and asks `keys` → `chat`: `http1` reads the body within
 //! `budget` → `body` finds the model → `models` resolves it → `signatures` finds
 //! what Gemini 3 would miss → `body` splices → `credentials` give the bearer →
 //! `upstream` sends → `relay` (with `repair` for errors) passes the answer on, with
 //! a `tap` that only looks (for `tokens` and `signatures`) and a `keepalive` for silent streams (where the `tail` allows it) → `access_log` says what happened, and `metrics` count it.
 //!
-//! `config` is read once, before all that; `command` holds what `main` can run.
+//! What has to end in time has an `alarm`. `config` is read once, before all that; `command` holds what `main` can run.
 
 pub mod access_log;
 pub mod alarm;
@@ -47,12 +47,17 @@ pub mod tokens;
 pub mod transport;
 pub mod upstream;
 pub mod usage;
+mod workers;
 
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 
-/// Everything that requests share: built once, never changed.
+/// Everything that the requests on one thread share: built once, never changed. All but the connections to upstream is
+/// shared with the other threads.
 pub struct App {
+    /// Of all threads.
+    runtimes: Arc<[Handle]>,
     log: log::Log,
     metrics: Arc<metrics::Metrics>,
     connections: Arc<connections::Connections>,
@@ -62,7 +67,7 @@ pub struct App {
     keys: Arc<keys::Keys>,
     models: Arc<models::Models>,
     signatures: signatures::Signatures,
-    cors: config::AllowedOrigins,
+    cors: Arc<config::AllowedOrigins>,
     vertex: upstream::Vertex,
     budget: Arc<budget::BodyBudget>,
     max_body_bytes: usize,
@@ -71,21 +76,22 @@ pub struct App {
     sse_keepalive: Option<Duration>,
     /// Where `redirect` sends browsers.
     https_port: u16,
-    pages: pages::Pages,
+    pages: Arc<pages::Pages>,
 }
 
 impl App {
-    /// Builds what requests share and starts fetching a bearer.
+    /// Builds what requests share, once for each of the threads with these runtimes, and starts fetching a bearer.
     ///
     /// # Errors
     /// When there are no random bytes or a URL cannot be built.
-    fn new(
+    fn for_each(
+        runtimes: Vec<Handle>,
         config: config::Config,
         project: &str,
         tls: &Arc<rustls::ClientConfig>,
         tls_ends_here: bool,
         log: log::Log,
-    ) -> Result<Self, String> {
+    ) -> Result<Vec<Self>, String> {
         let models = Arc::new(models::Models::new(&config.models, &config.locations));
         let keys = Arc::new(keys::Keys::new(&config.keys, &models));
         if let Some(file) = config.keys_file.clone() {
@@ -94,11 +100,12 @@ impl App {
         }
         let credentials =
             credentials::Credentials::start(config.credentials.clone(), &config.metadata_host, log.clone());
-        let vertex = upstream::Vertex::new(&config, project, &models, credentials, tls)
+        let vertex = upstream::Vertex::new(&config, project, &models, credentials, tls, runtimes.len())
             .map_err(|error| format!("cannot build upstream's URL: {error}"))?;
         let mut random = [0; 8];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| "the system gives no random bytes".to_owned())?;
-        Ok(Self {
+        let first = Self {
+            runtimes: runtimes.into(),
             connections: connections(&config, &log),
             log,
             metrics: Arc::new(metrics::Metrics::new(&models)),
@@ -106,23 +113,43 @@ impl App {
             process: u64::from_ne_bytes(random),
             vertex,
             budget: config.body_budget_bytes.map_or_else(budget::BodyBudget::of_machine, budget::BodyBudget::new),
-            pages: pages::Pages::new(pages::Facts {
+            pages: Arc::new(pages::Pages::new(pages::Facts {
                 models: &models,
                 locations: &config.locations,
                 public_url: config.public_url.as_ref(),
                 tls_ends_here,
                 playground: config.playground,
-            }),
+            })),
             signatures: signatures::Signatures::new(config.thought_signatures, &config.skip_value),
             models,
             keys,
-            cors: config.cors,
+            cors: config.cors.into(),
             max_body_bytes: config.max_body_bytes,
             repair_errors: config.repair_errors,
             shutdown_grace: config.shutdown_grace,
             sse_keepalive: config.sse_keepalive,
             https_port: config.listen.port(),
-        })
+        };
+        let others: Vec<_> = first.runtimes.iter().skip(1).map(|_| first.for_another_thread()).collect();
+        Ok([first].into_iter().chain(others).collect())
+    }
+
+    fn for_another_thread(&self) -> Self {
+        Self {
+            runtimes: self.runtimes.clone(),
+            log: self.log.clone(),
+            metrics: self.metrics.clone(),
+            connections: self.connections.clone(),
+            project: self.project.clone(),
+            keys: self.keys.clone(),
+            models: self.models.clone(),
+            signatures: self.signatures.clone(),
+            cors: self.cors.clone(),
+            vertex: self.vertex.with_connections_of_its_own(),
+            budget: self.budget.clone(),
+            pages: self.pages.clone(),
+            ..*self
+        }
     }
 }
 

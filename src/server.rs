@@ -8,6 +8,7 @@ use crate::http1::{Connection, Exchange, Head, Next};
 use crate::log::Severity;
 use crate::tls::Handshakes;
 use crate::transport::Transport;
+use crate::workers::Workers;
 use crate::{metrics, redirect, routes};
 use std::future::{pending, poll_fn};
 use std::io;
@@ -152,12 +153,14 @@ pub enum Service {
 }
 
 /// Serves until `shutdown` resolves, then drains.
-pub async fn serve(app: Arc<App>, ports: Vec<Port>, shutdown: impl Future<Output = ()>) {
+pub(crate) async fn serve(workers: Workers, ports: Vec<Port>, shutdown: impl Future<Output = ()>) {
+    let workers = Arc::new(workers);
+    let app = workers.app().clone();
     let stop = Stop::default();
     // Every connection holds a sender: when the last is gone, the receiver says so.
     let (alive, mut all_gone) = mpsc::channel::<()>(1);
     for port in ports {
-        tokio::spawn(accept(app.clone(), port, stop.clone(), alive.clone()));
+        tokio::spawn(accept(workers.clone(), port, stop.clone(), alive.clone()));
     }
     drop(alive);
     shutdown.await;
@@ -172,7 +175,8 @@ pub async fn serve(app: Arc<App>, ports: Vec<Port>, shutdown: impl Future<Output
 }
 
 /// Takes connections at one port until the stop.
-async fn accept(app: Arc<App>, port: Port, stop: Stop, alive: mpsc::Sender<()>) {
+async fn accept(workers: Arc<Workers>, port: Port, stop: Stop, alive: mpsc::Sender<()>) {
+    let app = workers.app();
     let mut stopping = pin!(stop.reached(Phase::Draining));
     loop {
         let accepted = tokio::select! {
@@ -185,10 +189,10 @@ async fn accept(app: Arc<App>, port: Port, stop: Stop, alive: mpsc::Sender<()>) 
                 // Without a place, and without a lane to say so, it is closed here.
                 let Some(place) = app.connections.find_place(port.service, &app.log) else { continue };
                 prepare(&stream);
-                let (app, stop, alive) = (app.clone(), stop.clone(), alive.clone());
+                let (stop, alive) = (stop.clone(), alive.clone());
                 let (service, tls) = (port.service, port.tls.clone());
                 match place {
-                    Place::Served(place) => tokio::spawn(async move {
+                    Place::Served(place) => workers.serve(stream, move |app, stream| async move {
                         // Metrics have places of their own.
                         let among = (service != Service::Metrics).then_some(&*app.connections);
                         if let Some(transport) = secure(tls, stream, stop.clone(), among).await {
@@ -196,7 +200,7 @@ async fn accept(app: Arc<App>, port: Port, stop: Stop, alive: mpsc::Sender<()>) 
                         }
                         drop((place, alive));
                     }),
-                    Place::Refused(lane) => tokio::spawn(async move {
+                    Place::Refused(lane) => workers.serve(stream, move |app, stream| async move {
                         let rest = tls.as_ref().map(|_| sleep(REFUSAL_TIMEOUT));
                         let refusing = async {
                             if let Some(transport) = secure(tls, stream, stop.clone(), None).await {

@@ -107,7 +107,7 @@ fn http2_upstream_sees_the_end_in_every_phase() {
         }
         exchange.until_cancelled().await;
     });
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     for (number, (phase, way, body)) in combinations().into_iter().enumerate() {
         let _half = go_as_far_as(&gateway, phase, way, body, || {
             upstream.wait_request(number);

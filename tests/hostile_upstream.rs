@@ -76,6 +76,7 @@ fn a_body_that_is_not_taken_is_given_up_with_the_end_of_the_answer() {
             .env("MAX_BODY_BYTES", "3000000")
             .env("BODY_BUDGET_BYTES", "4000000")
             .env("METRICS_PORT", "0")
+            .on_one_cpu()
             .start();
         for number in 0..times {
             let answer = gateway.chat(&body);

@@ -1,4 +1,5 @@
-//! Connections to upstream: enough of them, few of them, and what was provably not processed is sent once more.
+//! Connections to upstream: enough of them, few of them, and what was provably not processed is sent once more. The
+//! gateway has one CPU here, and so one thread, which alone has connections.
 mod support;
 
 use std::time::Instant;
@@ -64,7 +65,7 @@ fn assert_ends_well((mut client, mut answer): (Client, Response)) {
 fn three_hundred_streams_are_open_at_once() {
     let gate = Gate::new();
     let upstream = held_streams(&gate);
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     let streams = start_streams(&gateway, 300);
     let seen = upstream.seen();
     assert_eq!(seen.open, 300);
@@ -81,7 +82,7 @@ fn three_hundred_streams_are_open_at_once() {
 fn streams_that_come_one_by_one_fill_connections() {
     let gate = Gate::new();
     let upstream = held_streams(&gate);
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     let streams: Vec<_> = (0..150).map(|_| start_stream(&gateway)).collect();
     assert_eq!(upstream.seen().connections, 2);
     gate.open();
@@ -89,9 +90,26 @@ fn streams_that_come_one_by_one_fill_connections() {
 }
 
 #[test]
+fn each_thread_has_connections_of_its_own() {
+    let gate = Gate::new();
+    let upstream = held_streams(&gate);
+    let gateway = Gateway::before(&upstream).start();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let streams: Vec<_> = (0..3 * cpus).map(|_| start_stream(&gateway)).collect();
+    let seen = upstream.seen();
+    assert_eq!(seen.connections, cpus, "one for each thread");
+    for number in 0..cpus {
+        let streams = seen.requests.iter().filter(|request| request.connection == number).count();
+        assert_eq!(streams, 3, "on connection {number} of {cpus}");
+    }
+    gate.open();
+    streams.into_iter().for_each(assert_ends_well);
+}
+
+#[test]
 fn one_connection_serves_request_after_request() {
     let upstream = H2Upstream::new(|exchange| exchange.json("{}"));
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     for _ in 0..250 {
         assert_eq!(gateway.chat(CHAT).status, 200);
     }
@@ -105,7 +123,7 @@ fn a_hang_up_gives_its_place_back() {
         exchange.send(FIRST).await;
         exchange.until_cancelled().await;
     });
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     for number in 0..150 {
         drop(start_stream(&gateway));
         upstream.wait_cancelled(number);
@@ -128,7 +146,7 @@ fn http1_connections_are_kept_and_grow_with_the_streams() {
         exchange.chunk(DONE);
         exchange.last_chunk();
     });
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     for _ in 0..20 {
         assert_eq!(gateway.chat(CHAT).status, 200);
     }
@@ -144,7 +162,7 @@ fn http1_connections_are_kept_and_grow_with_the_streams() {
 #[test]
 fn upstream_without_http2_is_spoken_to_in_http1() {
     let upstream = H2Upstream::with_treatment(|_| Treatment::Http1, |exchange| exchange.json("not reached"));
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     for _ in 0..20 {
         let answer = gateway.chat(CHAT);
         assert_bytes(&answer.body, "{}", "the answer");
@@ -174,7 +192,7 @@ fn slow_readers_do_not_stop_a_stream_and_hold_little() {
             exchange.end();
         }
     });
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     let slow: Vec<Client> = (0..30)
         .map(|number| {
             let mut client = Client::connect_narrow(gateway.address);
@@ -197,7 +215,7 @@ fn a_refused_stream_is_sent_once_more() {
     let upstream = H2Upstream::new(|mut exchange| async move {
         if exchange.number == 0 { exchange.reset(Reason::REFUSED_STREAM) } else { exchange.json("{}").await }
     });
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     let answer = gateway.chat(CHAT);
     assert_eq!(answer.status, 200);
     let requests = upstream.seen().requests;
@@ -209,7 +227,7 @@ fn a_refused_stream_is_sent_once_more() {
 #[test]
 fn a_stream_that_is_refused_twice_is_a_502() {
     let upstream = H2Upstream::new(|mut exchange| async move { exchange.reset(Reason::REFUSED_STREAM) });
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     gateway.chat(CHAT).assert_error(502, "upstream_broke");
     assert_eq!(upstream.seen().requests.len(), 2);
 }
@@ -218,7 +236,7 @@ fn a_stream_that_is_refused_twice_is_a_502() {
 fn only_a_refusal_is_sent_again() {
     for reason in [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::NO_ERROR, Reason::ENHANCE_YOUR_CALM] {
         let upstream = H2Upstream::new(move |mut exchange| async move { exchange.reset(reason) });
-        let gateway = Gateway::before(&upstream).start();
+        let gateway = Gateway::before(&upstream).on_one_cpu().start();
         gateway.chat(CHAT).assert_error(502, "upstream_broke");
         assert_eq!(upstream.seen().requests.len(), 1, "{reason:?}");
     }
@@ -230,7 +248,7 @@ fn what_a_goaway_left_unprocessed_is_sent_again() {
         |number| if number == 0 { Treatment::RefuseAll } else { Treatment::Serve },
         |exchange| exchange.json("{}"),
     );
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     assert_eq!(gateway.chat(CHAT).status, 200);
     let seen = upstream.seen();
     assert_eq!((seen.refused, seen.requests.len()), (1, 1));
@@ -244,7 +262,7 @@ fn what_several_goaways_left_unprocessed_is_sent_until_it_is_taken() {
         |number| if number < 8 { Treatment::RefuseAll } else { Treatment::Serve },
         |exchange| exchange.json("{}"),
     );
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     assert_eq!(gateway.chat(CHAT).status, 200);
     let seen = upstream.seen();
     assert_eq!((seen.refused, seen.requests.len()), (8, 1));
@@ -254,7 +272,7 @@ fn what_several_goaways_left_unprocessed_is_sent_until_it_is_taken() {
 #[test]
 fn endless_goaways_are_a_502() {
     let upstream = H2Upstream::with_treatment(|_| Treatment::RefuseAll, |exchange| exchange.json("{}"));
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     gateway.chat(CHAT).assert_error(502, "upstream_broke");
     assert_eq!(upstream.seen().refused, 9);
 }
@@ -270,7 +288,7 @@ fn a_goaway_that_counts_the_stream_as_processed_is_a_502() {
             exchange.json("{}").await;
         }
     });
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     let mut client = gateway.client();
     client.send(Request::chat(CHAT).bytes());
     upstream.wait_request(0);
@@ -284,7 +302,7 @@ fn a_goaway_that_counts_the_stream_as_processed_is_a_502() {
 fn a_lower_limit_of_streams_is_kept() {
     let gate = Gate::new();
     let upstream = held_streams_of(&gate, |_| Treatment::Limit(10));
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     // One by one: none waits for another to end.
     let streams: Vec<_> = (0..50).map(|_| start_stream(&gateway)).collect();
     assert_eq!(upstream.seen().connections, 5);
@@ -296,7 +314,7 @@ fn a_lower_limit_of_streams_is_kept() {
 fn a_cold_herd_keeps_to_a_lower_limit_of_streams() {
     let gate = Gate::new();
     let upstream = held_streams_of(&gate, |_| Treatment::Limit(10));
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     let streams = start_streams(&gateway, 50);
     assert_eq!(upstream.seen().open, 50);
     gate.open();
@@ -307,7 +325,7 @@ fn a_cold_herd_keeps_to_a_lower_limit_of_streams() {
 fn a_goaway_lets_streams_finish_and_sends_others_elsewhere() {
     let gate = Gate::new();
     let upstream = held_streams(&gate);
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     let old = start_stream(&gateway);
     upstream.go_away();
     // When the gateway has seen the GOAWAY is its affair: either connection will do, an error will not.
@@ -341,7 +359,7 @@ fn assert_goaways_do_no_harm(count: usize) {
             }
         },
     );
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     // Two and two they fill the connections; then one of each two leaves.
     let mut streams: Vec<_> = (0..2 * count).map(|_| Some(start_stream(&gateway))).collect();
     for number in (0..2 * count).step_by(2) {
@@ -391,7 +409,7 @@ fn a_last_stream_that_meets_a_goaway_is_taken_elsewhere() {
             exchange.until_cancelled().await;
         },
     );
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     let mut client = gateway.client();
     let mut broken = Vec::new();
     for _ in 0..ROUNDS {
@@ -413,7 +431,7 @@ fn settings_that_come_late_are_waited_for() {
     let held = gate.clone();
     let upstream =
         H2Upstream::with_treatment(move |_| Treatment::HoldSettings(held.clone()), |exchange| exchange.json("{}"));
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     let mut clients: Vec<Client> = (0..20).map(|_| gateway.client()).collect();
     clients.iter_mut().for_each(|client| client.send(Request::chat(CHAT).bytes()));
     upstream.seen.wait("the gateway to speak first", |seen| (seen.held > 0).then_some(()));
@@ -437,7 +455,7 @@ fn settings_that_come_late_are_waited_for() {
 fn a_stock_server_is_understood() {
     for _ in 0..5 {
         let upstream = H2Upstream::with_treatment(|_| Treatment::Stock, |exchange| exchange.json("{}"));
-        let gateway = Gateway::before(&upstream).start();
+        let gateway = Gateway::before(&upstream).on_one_cpu().start();
         let began = Instant::now();
         for _ in 0..20 {
             let answer = gateway.chat(CHAT);
@@ -471,7 +489,7 @@ fn an_upstream_that_goes_away_at_once_is_not_dialled_for_ever() {
         [("GOAWAY", (|_| Treatment::GoAway) as fn(usize) -> Treatment), ("close", |_| Treatment::Close)]
     {
         let upstream = H2Upstream::with_treatment(treatment, |exchange| exchange.json("not reached"));
-        let gateway = Gateway::before(&upstream).start();
+        let gateway = Gateway::before(&upstream).on_one_cpu().start();
         assert_dialled_seldom(what, &gateway, || upstream.seen().connections);
     }
 }
@@ -480,7 +498,7 @@ fn an_upstream_that_goes_away_at_once_is_not_dialled_for_ever() {
 fn an_upstream_that_closes_what_it_accepts_is_not_dialled_for_ever() {
     for scheme in ["http", "https"] {
         let upstream = Hold::closing();
-        let gateway = Gateway::before(&format!("{scheme}://{}", upstream.address).as_str()).start();
+        let gateway = Gateway::before(&format!("{scheme}://{}", upstream.address).as_str()).on_one_cpu().start();
         assert_dialled_seldom(scheme, &gateway, || upstream.connections());
     }
 }
@@ -488,7 +506,7 @@ fn an_upstream_that_closes_what_it_accepts_is_not_dialled_for_ever() {
 #[test]
 fn an_idle_connection_that_upstream_closed_does_no_harm() {
     let upstream = Upstream::queued();
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     for number in 0..20 {
         let answer = gateway.chat(CHAT);
         assert_eq!(answer.status, 200, "after {number}");
@@ -503,7 +521,7 @@ fn an_answer_that_closes_its_connection_does_no_harm() {
         exchange.answer("200 OK", "content-type: application/json\r\nconnection: close\r\n", "{}");
         exchange.close();
     });
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     for _ in 0..20 {
         assert_eq!(gateway.chat(CHAT).status, 200);
     }
@@ -513,7 +531,7 @@ fn an_answer_that_closes_its_connection_does_no_harm() {
 #[test]
 fn what_may_have_been_processed_is_not_sent_again() {
     let upstream = Upstream::queued();
-    let gateway = Gateway::before(&upstream).start();
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
     assert_eq!(gateway.chat(CHAT).status, 200);
     // On the connection that was kept: the request is read whole, then it breaks.
     upstream.then(|exchange| exchange.close());

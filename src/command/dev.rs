@@ -1,7 +1,8 @@
 //! `ai-proxy dev`: the gateway in front of the emulator, in one process, with nothing to set up.
 
 use super::emulator::{Options, PROJECT};
-use super::serve::{serve, start_runtime};
+use super::runtime::Runtimes;
+use super::serve::serve;
 use super::{fail, hardening, proxy, refuse_configuration, refuse_option, say};
 use crate::config::{Config, CredentialsSource, Environment, Problem};
 use crate::emulator;
@@ -25,11 +26,11 @@ pub(super) fn run(options: &Options) -> ExitCode {
         Ok(settings) => settings,
         Err(message) => return refuse_option(&message),
     };
-    let runtime = match start_runtime() {
-        Ok(runtime) => runtime,
+    let runtimes = match Runtimes::start() {
+        Ok(runtimes) => runtimes,
         Err(error) => return fail(&format!("cannot start: {error}")),
     };
-    let listener = match runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))) {
+    let listener = match runtimes.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))) {
         Ok(listener) => listener,
         Err(error) => return fail(&format!("cannot start the emulator: {error}")),
     };
@@ -50,13 +51,14 @@ pub(super) fn run(options: &Options) -> ExitCode {
     config.credentials = CredentialsSource::MetadataServer;
     let aliases: Vec<String> = config.models.keys().cloned().collect();
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    runtime.block_on_gateway(async {
+    let handles = runtimes.handles();
+    runtimes.block_on_gateway(async {
         tokio::spawn(emulator::serve(listener, settings));
         let emulator = address;
         let announce = |address| {
             say(&banner(scheme, address, emulator, key.as_ref(), &aliases.join(", ")));
         };
-        serve(config, &gaps, announce).await
+        serve(config, &gaps, handles, announce).await
     })
 }
 

@@ -1,6 +1,7 @@
 //! `ai-proxy emulator`: the emulator by itself, for those who test other software.
 
-use super::serve::{Signals, listen, start_runtime};
+use super::runtime::start_runtime;
+use super::serve::{Signals, listen};
 use super::{fail, refuse_configuration, refuse_option, say};
 use crate::config::{Environment, Listening};
 use crate::emulator::replay::Replay;

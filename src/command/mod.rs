@@ -6,6 +6,7 @@ mod emulator;
 mod hardening;
 mod keys;
 mod proxy;
+mod runtime;
 mod serve;
 mod usage;
 

@@ -1,25 +1,24 @@
 //! `ai-proxy serve`, and what `dev` shares with it.
 
+use super::runtime::Runtimes;
 use super::{EXIT_CONFIG, fail, hardening, proxy, refuse_certificates, refuse_configuration};
 use crate::App;
 use crate::config::{Config, Environment, Problem};
 use crate::log::{Log, Severity};
 use crate::server::{self, Port, Service};
 use crate::tls::Handshakes;
+use crate::workers::Workers;
 use crate::{metadata, upstream};
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::runtime::{self, Runtime};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: u32 = 4096;
-/// How long tasks that are still running have at the end.
-const RUNTIME_SHUTDOWN: Duration = Duration::from_millis(500);
 
 /// Runs the gateway until it is told to stop.
 pub(super) fn run() -> ExitCode {
@@ -34,21 +33,23 @@ pub(super) fn run() -> ExitCode {
     };
     // It may hold keys, of which nothing but digests is needed any more.
     drop(environment);
-    let runtime = match start_runtime() {
-        Ok(runtime) => runtime,
+    let runtimes = match Runtimes::start() {
+        Ok(runtimes) => runtimes,
         Err(error) => return fail(&format!("cannot start: {error}")),
     };
-    runtime.block_on_gateway(serve(config, &gaps, |_| {}))
+    let handles = runtimes.handles();
+    runtimes.block_on_gateway(serve(config, &gaps, handles, |_| {}))
 }
 
-/// Serves a configuration. `gaps` are protections that the system refused. `announce` is called with the address when
-/// the port is open, before the first request is taken.
+/// Serves a configuration on these runtimes, of which the first is the caller's. `gaps` are protections that the system
+/// refused. `announce` is called with the address when the port is open, before the first request is taken.
 ///
 /// # Errors
 /// The exit code, after having said why.
 pub(super) async fn serve(
     mut config: Config,
     gaps: &[String],
+    runtimes: Vec<Handle>,
     announce: impl FnOnce(SocketAddr),
 ) -> Result<Log, ExitCode> {
     let project = match config.project.take() {
@@ -90,7 +91,8 @@ pub(super) async fn serve(
     let tls_ends_here = config.tls.is_some();
     let handshakes = config.tls.take().map(|source| Handshakes::start(source, &tls, log.clone())).transpose();
     let handshakes = handshakes.map_err(|message| fail(&message))?.map(Arc::new);
-    let app = App::new(config, &project, &tls, tls_ends_here, log.clone()).map_err(|message| fail(&message))?;
+    let apps = App::for_each(runtimes, config, &project, &tls, tls_ends_here, log.clone());
+    let workers = Workers::new(apps.map_err(|message| fail(&message))?);
     log.listening(if handshakes.is_some() { "https" } else { "http" }, &address.to_string());
     let mut ports = vec![Port { listener, service: Service::Gateway, tls: handshakes }];
     if let Some((listener, address)) = redirect {
@@ -109,7 +111,7 @@ pub(super) async fn serve(
             std::process::exit(1);
         });
     };
-    server::serve(Arc::new(app), ports, shutdown).await;
+    server::serve(workers, ports, shutdown).await;
     log.event(Severity::Info, "stopped");
     Ok(log)
 }
@@ -131,40 +133,6 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
-}
-
-/// The runtime, with what has to happen after the gateway has stopped.
-pub(super) struct GatewayRuntime(Runtime);
-
-impl GatewayRuntime {
-    /// Runs the gateway to its end and writes the last log lines.
-    pub(super) fn block_on_gateway(self, gateway: impl Future<Output = Result<Log, ExitCode>>) -> ExitCode {
-        let ended = self.0.block_on(gateway);
-        // Tasks that are dropped here still write their log lines.
-        self.0.shutdown_timeout(RUNTIME_SHUTDOWN);
-        match ended {
-            Ok(log) => {
-                log.flush();
-                ExitCode::SUCCESS
-            }
-            Err(code) => code,
-        }
-    }
-
-    /// Runs something on the runtime.
-    pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
-        self.0.block_on(future)
-    }
-}
-
-/// One thread on a machine with one CPU, where more would only cost; else one for each.
-pub(super) fn start_runtime() -> io::Result<GatewayRuntime> {
-    // Google's library looks for the process's provider.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut builder =
-        if cpus == 1 { runtime::Builder::new_current_thread() } else { runtime::Builder::new_multi_thread() };
-    builder.enable_all().build().map(GatewayRuntime)
 }
 
 /// Opens a port. Tells it with the address it has got, or why not, naming the variable.

@@ -392,7 +392,7 @@ fn microseconds(duration: Duration) -> u64 {
 pub fn page(app: &App) -> Answer {
     let state = State {
         body_budget: (app.budget.used(), app.budget.limit()),
-        tasks: tokio::runtime::Handle::current().metrics().num_alive_tasks() as u64,
+        tasks: app.runtimes.iter().map(|runtime| runtime.metrics().num_alive_tasks() as u64).sum(),
         connections: app.connections.figures(),
         keys: app.keys.reloads(),
         bearer_is_ready: app.vertex.is_ready(),

@@ -49,7 +49,7 @@ impl Restored {
 }
 
 /// The keeper.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Signatures {
     policy: Policy,
     /// A JSON string.

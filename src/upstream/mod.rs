@@ -29,7 +29,6 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http1::SendError;
 use pool::{Held, Lease, LeaseError, Pool, StreamLease};
 use rustls::ClientConfig;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
@@ -48,10 +47,12 @@ const IDENTITY: &str = "identity";
 const DIGITS_OF_U64: usize = 20;
 const PRODUCT: &str = concat!("ai-proxy/", env!("CARGO_PKG_VERSION"));
 
-/// The locations of Vertex AI that aliases use, with their connections.
+/// The locations of Vertex AI that aliases use, with one thread's connections to them.
 pub struct Vertex {
     /// In the order of [`Models::locations`].
-    endpoints: Vec<Endpoint>,
+    endpoints: Arc<[Endpoint]>,
+    /// For each host that they are at.
+    pools: Vec<Arc<Pool>>,
     credentials: Credentials,
     timeout: Duration,
 }
@@ -60,7 +61,8 @@ pub struct Vertex {
 struct Endpoint {
     /// The location's name.
     name: Arc<str>,
-    pool: Arc<Pool>,
+    /// Its connections, by their place among [`Vertex::pools`].
+    pool: usize,
     /// For HTTP/1.1: the request line and the fields that all requests have.
     head: Bytes,
     /// For HTTP/2.
@@ -166,7 +168,8 @@ enum Attempt {
 }
 
 impl Vertex {
-    /// Prepares every location that some alias uses. Connections are opened when they are needed.
+    /// Prepares every location that some alias uses, for one of so many threads. Connections are opened when they are
+    /// needed.
     ///
     /// # Errors
     /// When a URL cannot be built.
@@ -176,26 +179,38 @@ impl Vertex {
         models: &Models,
         credentials: Credentials,
         tls: &Arc<ClientConfig>,
+        threads: usize,
     ) -> Result<Self, http::Error> {
-        let mut pools: HashMap<BaseUrl, Arc<Pool>> = HashMap::new();
+        let mut hosts: Vec<BaseUrl> = Vec::new();
         let mut endpoints = Vec::new();
         for location in models.locations() {
             let base = match &config.base_url {
                 Some(base) => base.clone(),
                 None => BaseUrl { tls: true, authority: Authority::try_from(host_of(location))? },
             };
-            let pool = match pools.get(&base) {
-                Some(pool) => pool.clone(),
-                None => {
-                    let port = base.authority.port_u16().unwrap_or(if base.tls { 443 } else { 80 });
-                    let pool = Pool::new(base.authority.host(), port, base.tls.then(|| tls.clone()));
-                    pools.insert(base.clone(), pool.clone());
-                    pool
-                }
-            };
+            let pool = hosts.iter().position(|host| *host == base).unwrap_or_else(|| {
+                hosts.push(base.clone());
+                hosts.len() - 1
+            });
             endpoints.push(Endpoint::new(pool, &base, project, location)?);
         }
-        Ok(Self { endpoints, credentials, timeout: config.upstream_timeout })
+        let pool = |BaseUrl { tls: is_tls, authority }: &BaseUrl| {
+            let port = authority.port_u16().unwrap_or(if *is_tls { 443 } else { 80 });
+            Pool::new(authority.host(), port, is_tls.then(|| tls.clone()), threads)
+        };
+        let pools = hosts.iter().map(pool).collect();
+        Ok(Self { endpoints: endpoints.into(), pools, credentials, timeout: config.upstream_timeout })
+    }
+
+    /// The same for another thread.
+    #[must_use]
+    pub fn with_connections_of_its_own(&self) -> Self {
+        Self {
+            endpoints: self.endpoints.clone(),
+            pools: self.pools.iter().map(|pool| pool.of_another_thread()).collect(),
+            credentials: self.credentials.clone(),
+            timeout: self.timeout,
+        }
     }
 
     /// Whether a bearer is held.
@@ -299,7 +314,7 @@ impl Vertex {
         bearer: &Bearer,
         patience: &mut Duration,
     ) -> Result<Answer, Attempt> {
-        let lease = endpoint.pool.lease().await.map_err(|error| {
+        let lease = self.pools[endpoint.pool].lease().await.map_err(|error| {
             let told = match error {
                 LeaseError::Connect(_) => ApiError::UpstreamUnreachable,
                 LeaseError::Saturated => ApiError::UpstreamSaturated,
@@ -387,7 +402,7 @@ impl Attempt {
 }
 
 impl Endpoint {
-    fn new(pool: Arc<Pool>, base: &BaseUrl, project: &str, location: &str) -> Result<Self, http::Error> {
+    fn new(pool: usize, base: &BaseUrl, project: &str, location: &str) -> Result<Self, http::Error> {
         let path = format!("/v1/projects/{project}/locations/{location}/endpoints/openapi/chat/completions");
         let scheme = if base.tls { "https" } else { "http" };
         let authority: &Authority = &base.authority;

@@ -1,4 +1,4 @@
-//! Connections to one host, shared by all requests: many HTTP/2 streams on few connections, or one HTTP/1.1 request
+//! One thread's connections to one host, shared by all of its requests: many HTTP/2 streams on few connections, or one HTTP/1.1 request
 //! at a time on each of many.
 //!
 //! hyper-util's client keeps a single HTTP/2 connection for each host, so that the 101st stream would wait until one
@@ -24,16 +24,16 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Streams on one connection, unless upstream allows fewer. Google documents this number.
 const MAX_STREAMS: usize = 100;
-/// HTTP/2 connections to one host: 12,800 streams.
+/// HTTP/2 connections of all threads to one host: 12,800 streams.
 const MAX_HTTP2_CONNECTIONS: usize = 128;
-/// HTTP/1.1 connections to one host, each good for one request: as many streams as over HTTP/2.
+/// HTTP/1.1 connections of all threads to one host, each good for one request: as many streams as over HTTP/2.
 const MAX_HTTP1_CONNECTIONS: usize = 12_800;
 /// A connection that has not been used for this long is closed, not reused: the other side may have forgotten it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// Of many that are idle, all but [`KEPT_IDLE`] are closed after this: a rush leaves nothing behind.
+/// Of many that are idle, all but [`MAX_KEPT_IDLE`] are closed after this: a rush leaves nothing behind.
 const SURPLUS_TIMEOUT: Duration = Duration::from_secs(20);
-/// Idle connections that stay warm for the whole of [`IDLE_TIMEOUT`].
-const KEPT_IDLE: usize = 8;
+/// Idle connections of all threads that stay warm for the whole of [`IDLE_TIMEOUT`].
+const MAX_KEPT_IDLE: usize = 8;
 /// How often idle connections are looked for, while there are any.
 const REAP_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a request may stand in the line: longer than any dial takes.
@@ -48,12 +48,33 @@ pub(super) enum LeaseError {
     Saturated,
 }
 
-/// The connections to one host.
+/// One thread's connections to one host.
 pub(super) struct Pool {
     host: String,
     port: u16,
     tls: Option<Arc<ClientConfig>>,
+    share: Share,
     state: Mutex<State>,
+}
+
+/// How many connections one thread may have. Clients' connections are dealt out evenly, so that a thread does not need
+/// more before all of them together do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Share {
+    http1: usize,
+    http2: usize,
+    kept_idle: usize,
+}
+
+impl Share {
+    fn of_one_in(threads: usize) -> Self {
+        let share = |most: usize| most.div_ceil(threads.max(1));
+        Self {
+            http1: share(MAX_HTTP1_CONNECTIONS),
+            http2: share(MAX_HTTP2_CONNECTIONS),
+            kept_idle: share(MAX_KEPT_IDLE),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -131,10 +152,17 @@ impl Drop for StreamLease {
 }
 
 impl Pool {
-    pub(super) fn new(host: &str, port: u16, tls: Option<Arc<ClientConfig>>) -> Arc<Self> {
+    /// No connections yet, for one of so many threads.
+    pub(super) fn new(host: &str, port: u16, tls: Option<Arc<ClientConfig>>, threads: usize) -> Arc<Self> {
         // An IPv6 address stands in brackets in a URL, and only there.
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Arc::new(Self { host, port, tls, state: Mutex::default() })
+        Arc::new(Self { host, port, tls, share: Share::of_one_in(threads), state: Mutex::default() })
+    }
+
+    /// No connections yet, to the same host.
+    pub(super) fn of_another_thread(&self) -> Arc<Self> {
+        let Self { host, port, tls, share, .. } = self;
+        Arc::new(Self { host: host.clone(), port: *port, tls: tls.clone(), share: *share, state: Mutex::default() })
     }
 
     /// A place for one request: at once where there is room, else when a connection or a place comes free.
@@ -170,8 +198,8 @@ impl Pool {
         state.http2.retain_mut(|connection| connection.connection.takes_requests());
         let per_connection = state.requests_per_connection(self.tls.is_some());
         let (open, most) = match per_connection {
-            1 => (state.http1_open, MAX_HTTP1_CONNECTIONS),
-            _ => (state.http2.len(), MAX_HTTP2_CONNECTIONS),
+            1 => (state.http1_open, self.share.http1),
+            _ => (state.http2.len(), self.share.http2),
         };
         while state.dialling * per_connection < state.waiting.len() && open + state.dialling < most {
             state.dialling += 1;
@@ -309,10 +337,10 @@ impl State {
         None
     }
 
-    /// Closes what has been idle for too long, or is more than is kept warm, or was closed by upstream.
-    fn close_idle(&mut self) {
+    /// Closes what has been idle for too long, or is more than is `kept` warm, or was closed by upstream.
+    fn close_idle(&mut self, kept: usize) {
         let before = self.http1_idle.len();
-        let mut surplus = before.saturating_sub(KEPT_IDLE);
+        let mut surplus = before.saturating_sub(kept);
         // The first are those that have been idle for longest.
         self.http1_idle.retain_mut(|idle| {
             let is_surplus = surplus > 0 && idle.since.elapsed() > SURPLUS_TIMEOUT;
@@ -322,7 +350,7 @@ impl State {
         self.http1_open -= before - self.http1_idle.len();
 
         let idle = self.http2.iter().filter(|connection| !connection.is_in_use()).count();
-        let mut surplus = idle.saturating_sub(KEPT_IDLE);
+        let mut surplus = idle.saturating_sub(kept);
         self.http2.retain_mut(|connection| {
             let is_surplus =
                 surplus > 0 && !connection.is_in_use() && connection.idle_since.elapsed() > SURPLUS_TIMEOUT;
@@ -428,7 +456,7 @@ async fn reap(pool: Weak<Pool>) {
         sleep(REAP_INTERVAL).await;
         let Some(pool) = pool.upgrade() else { return };
         let mut state = pool.state();
-        state.close_idle();
+        state.close_idle(pool.share.kept_idle);
         if state.http2.is_empty() && state.http1_open == 0 {
             state.reaper_runs = false;
             return;
@@ -443,6 +471,8 @@ mod tests {
     use std::pin::Pin;
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::yield_now;
+
+    const KEPT: usize = MAX_KEPT_IDLE;
 
     /// What can happen to a pool between two holds of its lock. Every change of it is under that lock, so that the
     /// orders of these are the orders that threads can bring about.
@@ -506,7 +536,7 @@ mod tests {
     impl World {
         async fn new(with_http2: bool) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let pool = Pool::new("127.0.0.1", listener.local_addr().unwrap().port(), None);
+            let pool = Pool::new("127.0.0.1", listener.local_addr().unwrap().port(), None, 1);
             if with_http2 {
                 let connection = http2_connection(3).await;
                 pool.state().add(Opened::Http2(connection));
@@ -556,7 +586,7 @@ mod tests {
                 Event::HangUp(n) if n < self.line.len() => drop(self.line.remove(n)),
                 Event::Close(n) if n < self.accepted.len() => drop(self.accepted.swap_remove(n)),
                 Event::Dial => self.let_dials_get_on().await,
-                Event::Reap => self.pool.state().close_idle(),
+                Event::Reap => self.pool.state().close_idle(KEPT),
                 _ => {}
             }
         }
@@ -617,35 +647,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn threads_share_what_one_alone_could_have() {
+        assert_eq!(Share::of_one_in(1), Share { http1: 12_800, http2: 128, kept_idle: 8 });
+        assert_eq!(Share::of_one_in(2), Share { http1: 6400, http2: 64, kept_idle: 4 });
+        assert_eq!(Share::of_one_in(200), Share { http1: 64, http2: 1, kept_idle: 1 });
+    }
+
     #[tokio::test]
     async fn a_rush_leaves_few_connections_behind() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut state = State::default();
         let mut accepted = Vec::new();
-        for _ in 0..KEPT_IDLE + 5 {
+        for _ in 0..KEPT + 5 {
             let stream = TcpStream::connect(address).await.unwrap();
             accepted.push(listener.accept().await.unwrap());
             state.add(Opened::Http1(http1::Connection::plain(stream)));
         }
-        state.close_idle();
-        assert_eq!(state.http1_idle.len(), KEPT_IDLE + 5, "just used");
+        state.close_idle(KEPT);
+        assert_eq!(state.http1_idle.len(), KEPT + 5, "just used");
         for idle in &mut state.http1_idle {
             idle.since -= SURPLUS_TIMEOUT + Duration::from_secs(1);
         }
-        state.close_idle();
-        assert_eq!((state.http1_idle.len(), state.http1_open), (KEPT_IDLE, KEPT_IDLE));
+        state.close_idle(KEPT);
+        assert_eq!((state.http1_idle.len(), state.http1_open), (KEPT, KEPT));
         for idle in &mut state.http1_idle {
             idle.since -= IDLE_TIMEOUT;
         }
-        state.close_idle();
+        state.close_idle(KEPT);
         assert_eq!((state.http1_idle.len(), state.http1_open), (0, 0));
     }
 
     #[tokio::test]
     async fn of_http2_connections_only_those_without_streams_are_closed() {
         let mut state = State::default();
-        for _ in 0..KEPT_IDLE + 5 {
+        for _ in 0..KEPT + 5 {
             state.add(Opened::Http2(http2_connection(1).await));
         }
         let long_ago = Instant::now() - (SURPLUS_TIMEOUT + Duration::from_secs(1));
@@ -656,14 +693,14 @@ mod tests {
             }
         }
         // Two are in use, however long ago they were idle last; of the others eight stay.
-        state.close_idle();
+        state.close_idle(KEPT);
         let streams =
             |state: &State| -> Vec<_> { state.http2.iter().map(|connection| connection.connection.taken()).collect() };
-        assert_eq!(streams(&state), [[1, 1].as_slice(), &[0; KEPT_IDLE]].concat());
+        assert_eq!(streams(&state), [[1, 1].as_slice(), &[0; KEPT]].concat());
         for connection in &mut state.http2 {
             connection.idle_since -= IDLE_TIMEOUT;
         }
-        state.close_idle();
+        state.close_idle(KEPT);
         assert_eq!(streams(&state), [1, 1]);
     }
 }

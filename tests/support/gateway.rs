@@ -109,6 +109,13 @@ struct Lines {
     ended: bool,
 }
 
+/// The first CPU that the tests may use.
+fn first_cpu() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).expect("Linux tells");
+    list.trim().split(['-', ',']).next().expect("one at least").to_owned()
+}
+
 /// What the test does with the gateway's stdout once it listens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reader {
@@ -129,6 +136,7 @@ pub(crate) struct Builder {
     descriptors: Option<(usize, usize)>,
     /// A file in the place of `/etc/hosts`.
     hosts: Option<PathBuf>,
+    on_one_cpu: bool,
 }
 
 impl Builder {
@@ -142,6 +150,7 @@ impl Builder {
             stdout: Reader::Eager,
             descriptors: None,
             hosts: None,
+            on_one_cpu: false,
         }
     }
 
@@ -189,6 +198,12 @@ impl Builder {
         self
     }
 
+    /// Starts it on one CPU, and so with one thread that serves and one set of connections to upstream.
+    pub(crate) fn on_one_cpu(mut self) -> Self {
+        self.on_one_cpu = true;
+        self
+    }
+
     /// Nobody reads stdout any more once the gateway listens.
     pub(crate) fn close_stdout(mut self) -> Self {
         self.stdout = Reader::Gone;
@@ -227,6 +242,11 @@ impl Builder {
     #[track_caller]
     pub(crate) fn start(self) -> Gateway {
         let mut command = match (self.descriptors, &self.hosts) {
+            (None, None) if self.on_one_cpu => {
+                let mut pinned = Command::new("/usr/bin/taskset");
+                pinned.args(["--cpu-list", &first_cpu(), BINARY]);
+                pinned
+            }
             (Some((soft, hard)), _) => {
                 let mut shell = Command::new("/bin/sh");
                 shell.args(["-c", &format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\""), BINARY]);

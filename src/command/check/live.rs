@@ -74,7 +74,7 @@ pub(super) async fn examine(
     // Its words are in the findings.
     let log = Log::start(Style::Json, io::sink());
     let credentials = Credentials::start(config.credentials.clone(), &config.metadata_host, log);
-    let vertex = match Vertex::new(&config, &project, &models, credentials, tls) {
+    let vertex = match Vertex::new(&config, &project, &models, credentials, tls, 1) {
         Ok(vertex) => vertex,
         Err(error) => {
             report.add(Finding::failure("upstream", error.to_string(), "check GOOGLE_VERTEX_BASE_URL"));

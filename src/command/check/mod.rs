@@ -11,7 +11,7 @@ mod probe;
 mod record;
 mod report;
 
-use super::serve::start_runtime;
+use super::runtime::start_runtime;
 use super::{EXIT_CONFIG, fail, proxy, refuse_configuration, refuse_option, say};
 use crate::config::{Config, Environment, Problem};
 use crate::models::Models;
