@@ -8,7 +8,7 @@ use crate::upstream::{Upstream, Wire};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -55,6 +55,7 @@ impl Contestant {
 }
 
 /// What starts contestants.
+#[derive(Clone)]
 pub(crate) struct Stable {
     pub(crate) gateway: PathBuf,
     /// A program before the gateway's name, and its arguments.
@@ -89,15 +90,16 @@ impl Stable {
         };
         let mut command = match contestant {
             Contestant::Gateway => Some(self.gateway_command(upstream, wire, address)),
-            Contestant::Nginx => Some(nginx_command(upstream, wire, address, folder.path())?),
-            Contestant::HaProxy => Some(haproxy_command(upstream, wire, address, folder.path())?),
+            Contestant::Nginx => Some(nginx_command(upstream, wire, address, folder.path(), cpus.len())?),
+            Contestant::HaProxy => Some(haproxy_command(upstream, wire, address, folder.path(), cpus.len())?),
             Contestant::Direct => None,
         };
         let question = Question::new(1024, false);
-        upstream.expect(&question, None);
-        let turn = Rc::new(Turn::new(address, question, Instant::now()));
+        upstream.expect(&question, None)?;
+        let turn = Rc::new(Turn::new(address, question));
         let begun = Instant::now();
-        let mut process = command.as_mut().map(|command| Process::start(command, cpus)).transpose()?;
+        let mut process =
+            command.as_mut().map(|command| Process::start(command.stdin(Stdio::null()), cpus)).transpose()?;
         while tokio::net::TcpStream::connect(address).await.is_err() {
             if let Some(process) = &mut process {
                 process.check()?;
@@ -130,16 +132,17 @@ impl Stable {
             .env("API_KEYS_JSON", format!(r#"[{{"id":"bench","key":"{KEY}"}}]"#))
             .env("GOOGLE_CLOUD_PROJECT", "bench")
             .env("GOOGLE_VERTEX_BASE_URL", base_url)
-            .env("GCE_METADATA_HOST", upstream.metadata.to_string())
+            .env("GCE_METADATA_HOST", upstream.metadata().to_string())
             .env("SSL_CERT_FILE", upstream.authority());
         command
     }
 }
 
-fn nginx_command(upstream: &Upstream, wire: Wire, address: SocketAddr, folder: &Path) -> Result<Command> {
+fn nginx_command(upstream: &Upstream, wire: Wire, address: SocketAddr, folder: &Path, cores: usize) -> Result<Command> {
     let scheme = if wire == Wire::Plain { "http" } else { "https" };
     let user = String::from_utf8(Command::new("id").arg("-un").output()?.stdout)?;
     let conf = fill(include_str!("../nginx.conf"), upstream, wire, address, folder)
+        .replace("@CORES@", &cores.to_string())
         .replace("@SCHEME@", scheme)
         .replace("@USER@", user.trim());
     let file = folder.join("nginx.conf");
@@ -149,14 +152,22 @@ fn nginx_command(upstream: &Upstream, wire: Wire, address: SocketAddr, folder: &
     Ok(command)
 }
 
-fn haproxy_command(upstream: &Upstream, wire: Wire, address: SocketAddr, folder: &Path) -> Result<Command> {
+fn haproxy_command(
+    upstream: &Upstream,
+    wire: Wire,
+    address: SocketAddr,
+    folder: &Path,
+    cores: usize,
+) -> Result<Command> {
     let verified = format!("ssl verify required ca-file {} sni str(localhost)", upstream.authority().display());
     let tls = match wire {
         Wire::Plain => String::new(),
         Wire::Tls => format!("{verified} alpn h2,http/1.1"),
         Wire::Tls1 => verified,
     };
-    let conf = fill(include_str!("../haproxy.cfg"), upstream, wire, address, folder).replace("@TLS@", &tls);
+    let conf = fill(include_str!("../haproxy.cfg"), upstream, wire, address, folder)
+        .replace("@CORES@", &cores.to_string())
+        .replace("@TLS@", &tls);
     let file = folder.join("haproxy.cfg");
     fs::write(&file, conf)?;
     let mut command = Command::new("haproxy");

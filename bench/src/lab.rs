@@ -92,8 +92,9 @@ pub(crate) struct Lab {
     pub(crate) effort: Effort,
     /// The CPUs of the programs under test.
     pub(crate) cpus: Vec<usize>,
+    /// The CPU of clients and upstream.
+    pub(crate) bench_cpus: Vec<usize>,
     pub(crate) contestants: Vec<Contestant>,
-    pub(crate) started: Instant,
 }
 
 /// What a turn asks.
@@ -139,17 +140,28 @@ impl Sample {
 }
 
 impl Lab {
-    pub(crate) async fn new(gateway: PathBuf, effort: Effort, cpus: Vec<usize>) -> Result<Self> {
-        let started = Instant::now();
+    pub(crate) fn new(gateway: PathBuf, effort: Effort, cpus: Vec<usize>, bench_cpus: Vec<usize>) -> Result<Self> {
         let installed = [Contestant::Nginx, Contestant::HaProxy];
         let others = installed.into_iter().filter(|contestant| contestant.version().is_some());
         Ok(Self {
-            upstream: Upstream::start(started).await?,
+            upstream: Upstream::here()?,
             stable: Stable { gateway, wrapper: Vec::new() },
             effort,
             cpus,
+            bench_cpus,
             contestants: [Contestant::Gateway].into_iter().chain(others).collect(),
-            started,
+        })
+    }
+
+    /// The same equipment, with an upstream in a process of its own.
+    pub(crate) fn with_upstream_apart(&self) -> Result<Self> {
+        Ok(Self {
+            upstream: Upstream::apart(&self.bench_cpus)?,
+            stable: self.stable.clone(),
+            cpus: self.cpus.clone(),
+            bench_cpus: self.bench_cpus.clone(),
+            contestants: self.contestants.clone(),
+            ..*self
         })
     }
 
@@ -178,8 +190,8 @@ impl Lab {
 
     async fn undisturbed_turn(&self, running: &Running, body_bytes: usize, load: Load) -> Result<Option<Sample>> {
         let question = Question::new(body_bytes, false);
-        self.upstream.expect(&question, None);
-        let turn = Rc::new(Turn::new(running.address, question, self.started));
+        self.upstream.expect(&question, None)?;
+        let turn = Rc::new(Turn::new(running.address, question));
         let sample = match load {
             Load::Saturating { clients } => {
                 let clients = Closed::start(&turn, clients);
@@ -204,8 +216,8 @@ impl Lab {
         let ramp = self.effort.turn / 2;
         let whole = ramp + self.effort.warm_up + self.effort.turn + interval * 2;
         let events = (whole.as_secs_f64() / interval.as_secs_f64()).ceil() as u64;
-        self.upstream.expect(&question, Some(StreamShape { events, interval }));
-        let turn = Rc::new(Turn::new(running.address, question, self.started));
+        self.upstream.expect(&question, Some(StreamShape { events, interval }))?;
+        let turn = Rc::new(Turn::new(running.address, question));
         let streams = Streams::start(&turn, StreamsPlan { count: self.effort.streams, ramp });
         tokio::time::sleep(ramp).await;
         let mut sample = self.measure(&turn, running).await?;
@@ -227,7 +239,7 @@ impl Lab {
         self.answer_after(0, turn, running).await?;
         tokio::time::sleep(self.effort.warm_up).await;
         notes.recording.set(true);
-        let own_cpu_time = || cpu_time_of(std::process::id());
+        let own_cpu_time = || cpu_time_of(std::process::id()) + self.upstream.own_cpu_time();
         let (begun, cpu, done, own) = (Instant::now(), cpu_time(), notes.done.get(), own_cpu_time());
         tokio::time::sleep(self.effort.turn).await;
         // A machine with other things to do may have given the program no time so far.
@@ -264,7 +276,7 @@ impl Lab {
         if let Some(fault) = turn.notes.fault.borrow().as_ref() {
             return Err(format!("{}: {fault}", running.contestant.name()).into());
         }
-        match self.upstream.counts().wrong.get() {
+        match self.upstream.counts()?.wrong.get() {
             0 => Ok(()),
             wrong => Err(format!("{}: upstream got {wrong} wrong requests", running.contestant.name()).into()),
         }

@@ -26,6 +26,12 @@ impl Machine {
     }
 }
 
+/// The machine's monotonic clock, in nanoseconds: the same in all its processes.
+pub(crate) fn monotonic_nanoseconds() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
 /// What the gateway's binary was built of, as far as this folder tells.
 pub(crate) fn gateway_versions(gateway: &Path) -> BTreeMap<String, String> {
     let commit = said("git", &["rev-parse", "HEAD"]);

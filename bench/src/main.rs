@@ -41,7 +41,7 @@ Options:
 /// The CPU of the programs under test, and the one of clients and upstream.
 const PROXY_CPU: usize = 0;
 const BENCH_CPU: usize = 1;
-/// Clients and upstream hold a descriptor each for every stream.
+/// Clients hold a descriptor for every stream, upstream where it has no HTTP/2, and a contestant one for each of these.
 const DESCRIPTORS: u64 = 20_000;
 
 struct Words {
@@ -91,6 +91,9 @@ fn read_words() -> Result<Option<Words>> {
 
 fn run(words: &Words) -> Result<ExitCode> {
     let (command, parts) = words.values.split_first().ok_or("what to do is missing")?;
+    if let (upstream::COMMAND, [authority]) = (command.as_str(), parts) {
+        return on_one_thread(upstream::serve(Path::new(authority))).map(|()| ExitCode::SUCCESS);
+    }
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     if command == "table" {
         let report = Report::load(&words.output).ok_or("nothing was measured yet")?;
@@ -119,17 +122,11 @@ fn run(words: &Words) -> Result<ExitCode> {
     }
     // With one CPU everything shares it, and only CPU times mean anything.
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let proxy_cpus = vec![PROXY_CPU];
     let report = Report::new(command, &gateway);
-    if cpus > BENCH_CPU {
-        process::pin(&[BENCH_CPU])?;
-    }
-
-    // One thread for clients and upstream: the cheapest way, and they are never the ones who are measured.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async {
-        let lab = Lab::new(gateway, effort, proxy_cpus).await?;
+    let bench_cpu = if cpus > BENCH_CPU { BENCH_CPU } else { PROXY_CPU };
+    process::pin(&[bench_cpu])?;
+    on_one_thread(async {
+        let lab = Lab::new(gateway, effort, vec![PROXY_CPU], vec![bench_cpu])?;
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
         let measuring = async {
             match command.as_str() {
@@ -144,6 +141,12 @@ fn run(words: &Words) -> Result<ExitCode> {
             _ = terminate.recv() => Err("stopped".into()),
         }
     })
+}
+
+/// One thread for clients and upstream: the cheapest way, and they are never the ones who are measured.
+fn on_one_thread<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, work)
 }
 
 async fn measure(lab: &Lab, mut report: Report, words: &Words, parts: &[&str]) -> Result<ExitCode> {

@@ -43,10 +43,11 @@ pub(crate) struct Memory {
 }
 
 impl Process {
-    /// Starts a program on these CPUs. What it says on stderr is shown.
+    /// Starts a program on these CPUs. It has the standard input that its command has by then; what it says on stderr is
+    /// shown.
     pub(crate) fn start(command: &mut Command, cpus: &[usize]) -> Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
-        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stdout(Stdio::null());
         // A child runs where the thread that starts it runs.
         let child = std::thread::scope(|scope| {
             let starting = scope.spawn(|| -> std::result::Result<Child, String> {

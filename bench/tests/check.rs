@@ -23,7 +23,17 @@ fn its_parts_give_figures_and_every_byte_is_right() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("bench.json");
     let (gateway, output) = (gateway().display().to_string(), output.display().to_string());
-    let parts = ["json-plain", "json-tls", "sse-plain", "sse-tls", "bodies-plain", "bodies-tls", "size"];
+    let parts = [
+        "json-plain",
+        "json-tls",
+        "sse-plain",
+        "sse-tls",
+        "bodies-plain",
+        "bodies-tls",
+        "memory-plain",
+        "memory-tls",
+        "size",
+    ];
     let options = ["--gateway", &gateway, "--output", &output, "check"];
     let ran = run(&[&options[..], &parts].concat());
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));

@@ -22,8 +22,6 @@ pub(crate) struct Turn {
     pub(crate) question: Question,
     pub(crate) answer: Bytes,
     pub(crate) events: Events,
-    /// The zero of the times in events.
-    pub(crate) started: Instant,
     pub(crate) notes: Notes,
 }
 
@@ -63,8 +61,8 @@ impl Notes {
 }
 
 impl Turn {
-    pub(crate) fn new(target: SocketAddr, question: Question, started: Instant) -> Self {
-        Self { target, question, answer: payload::answer(), events: Events::new(), started, notes: Notes::default() }
+    pub(crate) fn new(target: SocketAddr, question: Question) -> Self {
+        Self { target, question, answer: payload::answer(), events: Events::new(), notes: Notes::default() }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::connection::{Chunks, Connection, Framing};
 use super::{Turn, add, nanoseconds_since};
+use crate::machine::monotonic_nanoseconds;
 use crate::payload::{DONE, EVENT_BYTES};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -65,7 +66,7 @@ async fn follow(turn: &Turn) -> Result<(), String> {
                 add(&turn.notes.begun, 1);
                 turn.notes.first_bytes.borrow_mut().push(nanoseconds_since(asked));
             }
-            turn.notes.record(nanoseconds_since(turn.started).saturating_sub(left));
+            turn.notes.record(monotonic_nanoseconds().saturating_sub(left));
             add(&turn.notes.done, 1);
             number.set(number.get() + 1);
             seen += EVENT_BYTES;

@@ -43,8 +43,8 @@ async fn memory_of_one(lab: &Lab, wire: Wire) -> Result<Figure> {
     let peak = || running.process.as_ref().map_or(0, |process| process.memory().peak);
     let before = peak();
     let question = Question::new(bytes, false);
-    lab.upstream.expect(&question, None);
-    let turn = Turn::new(running.address, question, lab.started);
+    lab.upstream.expect(&question, None)?;
+    let turn = Turn::new(running.address, question);
     turn.ask_once().await?;
     lab.judge(&turn, &running)?;
     let grown = peak().saturating_sub(before) as f64;

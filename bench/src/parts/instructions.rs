@@ -106,8 +106,8 @@ async fn total(lab: &Lab, asked: Asked, wire: Wire, count: u64) -> Result<u64> {
     let mut running = stable.start(Contestant::Gateway, &lab.upstream, wire, &lab.cpus).await?;
     let question = Question::new(if asked == Asked::Large { 100_000 } else { 1024 }, asked == Asked::Event);
     let events = StreamShape { events: count, interval: Duration::from_millis(4) };
-    lab.upstream.expect(&question, (asked == Asked::Event).then_some(events));
-    let turn = Rc::new(Turn::new(running.address, question, lab.started));
+    lab.upstream.expect(&question, (asked == Asked::Event).then_some(events))?;
+    let turn = Rc::new(Turn::new(running.address, question));
     match asked {
         Asked::Small | Asked::Large => turn.ask_in_turn(count).await?,
         Asked::Event => Streams::start(&turn, StreamsPlan { count: 1, ramp: Duration::ZERO }).end().await,

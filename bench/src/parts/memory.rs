@@ -19,6 +19,7 @@ const SETTLE: Duration = Duration::from_millis(2500);
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(lab: &Lab, wire: Wire) -> Result<Vec<Figure>> {
+    let lab = &lab.with_upstream_apart()?;
     let wire_name = wire.name();
     let mut idle = Figure::new(format!("memory.{wire_name}.idle"), "MB").goal(Goal::AtMost(6.0));
     let most = lab.effort.memory_streams.iter().copied().max().unwrap_or(0);
@@ -44,11 +45,11 @@ pub(crate) async fn run(lab: &Lab, wire: Wire) -> Result<Vec<Figure>> {
         let at_rest = resident(&running);
         idle.note(*contestant, at_rest / 1e6);
         for (figure, &count) in per_stream.iter_mut().zip(lab.effort.memory_streams) {
-            let handshakes_before = lab.upstream.counts().handshakes.get();
+            let handshakes_before = lab.upstream.counts()?.handshakes.get();
             let with_streams = open(lab, &running, count).await?;
             figure.note(*contestant, (with_streams - at_rest) / 1e3 / count as f64);
             if count == most && wire != Wire::Plain {
-                let made = lab.upstream.counts().handshakes.get() - handshakes_before;
+                let made = lab.upstream.counts()?.handshakes.get() - handshakes_before;
                 handshakes.note(*contestant, made as f64 / count as f64);
             }
         }
@@ -69,8 +70,8 @@ fn resident(running: &Running) -> f64 {
 /// Resident memory while so many streams are open. They are all ended, and all bytes checked.
 async fn open(lab: &Lab, running: &Running, count: usize) -> Result<f64> {
     let question = Question::new(1024, true);
-    lab.upstream.expect(&question, Some(StreamShape { events: u64::MAX, interval: INTERVAL }));
-    let turn = Rc::new(Turn::new(running.address, question, lab.started));
+    lab.upstream.expect(&question, Some(StreamShape { events: u64::MAX, interval: INTERVAL }))?;
+    let turn = Rc::new(Turn::new(running.address, question));
     let ramp = Duration::from_secs_f64(count as f64 / OPENED_A_SECOND);
     let streams = Streams::start(&turn, StreamsPlan { count, ramp });
     let deadline = Instant::now() + BEGIN_TIMEOUT;
@@ -83,7 +84,7 @@ async fn open(lab: &Lab, running: &Running, count: usize) -> Result<f64> {
     }
     tokio::time::sleep(SETTLE.min(lab.effort.turn * 3)).await;
     let resident = resident(running);
-    lab.upstream.end_streams();
+    lab.upstream.end_streams()?;
     streams.end().await;
     lab.judge(&turn, running)?;
     let ended = turn.notes.ended.get();

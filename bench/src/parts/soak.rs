@@ -61,7 +61,7 @@ impl State {
         Ok(Self {
             resident: process.memory().resident as f64,
             descriptors: descriptors as f64,
-            connections: lab.upstream.counts().connections.get() as f64,
+            connections: lab.upstream.counts()?.connections.get() as f64,
         })
     }
 }
@@ -70,22 +70,22 @@ impl State {
 async fn lap(lab: &Lab, running: &Running, requests: u64) -> Result<()> {
     let part = requests / 2;
     let small = Question::new(1024, false);
-    lab.upstream.expect(&small, None);
-    let turn = Rc::new(Turn::new(running.address, small, lab.started));
+    lab.upstream.expect(&small, None)?;
+    let turn = Rc::new(Turn::new(running.address, small));
     let clients = Closed::start(&turn, CLIENTS);
     wait_for(lab, &turn, running, part).await?;
     clients.end().await;
 
     let large = Question::new(1_000_000, false);
-    lab.upstream.expect(&large, None);
-    let turn = Turn::new(running.address, large, lab.started);
+    lab.upstream.expect(&large, None)?;
+    let turn = Turn::new(running.address, large);
     turn.ask_in_turn(5).await?;
     lab.judge(&turn, running)?;
 
     let short = StreamShape { events: 3, interval: Duration::from_millis(1) };
     let question = Question::new(1024, true);
-    lab.upstream.expect(&question, Some(short));
-    let turn = Rc::new(Turn::new(running.address, question, lab.started));
+    lab.upstream.expect(&question, Some(short))?;
+    let turn = Rc::new(Turn::new(running.address, question));
     let mut left = part as usize;
     while left > 0 {
         let count = left.min(1000);
@@ -97,16 +97,16 @@ async fn lap(lab: &Lab, running: &Running, requests: u64) -> Result<()> {
     // These hang up in mid-stream.
     let endless = StreamShape { events: u64::MAX, interval: Duration::from_millis(5) };
     let question = Question::new(1024, true);
-    lab.upstream.expect(&question, Some(endless));
-    let turn = Rc::new(Turn::new(running.address, question, lab.started));
+    lab.upstream.expect(&question, Some(endless))?;
+    let turn = Rc::new(Turn::new(running.address, question));
     let streams = Streams::start(&turn, StreamsPlan { count: 200, ramp: Duration::from_millis(20) });
     tokio::time::sleep(Duration::from_millis(60)).await;
     drop(streams);
     lab.judge(&turn, running)?;
-    lab.upstream.end_streams();
+    lab.upstream.end_streams()?;
     // What was on its way must not meet the next question's check.
     let mut seen = None;
-    while seen.replace(lab.upstream.counts().requests.get()) != Some(lab.upstream.counts().requests.get()) {
+    while seen.replace(lab.upstream.counts()?.requests.get()) != Some(lab.upstream.counts()?.requests.get()) {
         tokio::time::sleep(QUIET).await;
     }
     Ok(())

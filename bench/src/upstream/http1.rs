@@ -1,6 +1,7 @@
 //! Chat completions over HTTP/1.1: one read, one check, one write.
 
-use super::{Pacer, Shared, add, is_authorized};
+use super::server::{Pacer, Shared, add, is_authorized};
+use crate::machine::monotonic_nanoseconds;
 use crate::payload::{DONE, EVENT_BYTES, QuestionCheck};
 use bytes::{Buf, BytesMut};
 use std::io::Write;
@@ -51,7 +52,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, shar
                 let mut pacer = Pacer::new(shared, shape);
                 while let Some(number) = pacer.next().await {
                     let _ = write!(out, "{EVENT_BYTES:x}\r\n");
-                    shared.events.write(number, shared.nanoseconds(), &mut out);
+                    shared.events.write(number, monotonic_nanoseconds(), &mut out);
                     out.extend_from_slice(b"\r\n");
                     if stream.write_all(&out).await.is_err() || stream.flush().await.is_err() {
                         return;

@@ -1,6 +1,7 @@
 //! Chat completions over HTTP/2.
 
-use super::{Pacer, Shared, add, is_authorized};
+use super::server::{Pacer, Shared, add, is_authorized};
+use crate::machine::monotonic_nanoseconds;
 use crate::payload::{DONE, EVENT_BYTES, QuestionCheck};
 use bytes::Bytes;
 use h2::RecvStream;
@@ -68,7 +69,7 @@ async fn answer(
             let mut pacer = Pacer::new(shared, shape);
             while let Some(number) = pacer.next().await {
                 let mut event = Vec::with_capacity(EVENT_BYTES);
-                shared.events.write(number, shared.nanoseconds(), &mut event);
+                shared.events.write(number, monotonic_nanoseconds(), &mut event);
                 sending.send_data(event.into(), false)?;
             }
             sending.send_data(Bytes::from_static(DONE), true)
