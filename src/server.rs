@@ -21,10 +21,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
-/// A silent client is asked after this long whether it is still there.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
-/// How often it is asked again; after a few times without an answer the kernel ends the connection.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Rest after a failed accept: out of descriptors, most likely, and some may come free.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// How long a refused connection has to ask, and to take its answer.
@@ -188,7 +184,6 @@ async fn accept(workers: Arc<Workers>, port: Port, stop: Stop, alive: mpsc::Send
             Ok((stream, _)) => {
                 // Without a place, and without a lane to say so, it is closed here.
                 let Some(place) = app.connections.find_place(port.service, &app.log) else { continue };
-                prepare(&stream);
                 let (stop, alive) = (stop.clone(), alive.clone());
                 let (service, tls) = (port.service, port.tls.clone());
                 match place {
@@ -252,13 +247,6 @@ async fn secure(
         () = Box::pin(should_leave) => None,
         () = stop.reached(Phase::Draining) => None,
     }
-}
-
-fn prepare(stream: &TcpStream) {
-    // Without it Nagle's algorithm holds small pieces back for up to 40 ms. Failures show on first use.
-    let _ = stream.set_nodelay(true);
-    let keepalive = socket2::TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
-    let _ = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
 
 /// One connection from its first request to its last.

@@ -23,6 +23,26 @@ fn with_places(upstream: &Upstream, places: usize) -> Builder {
     Gateway::before(upstream).env("MAX_CONNECTIONS", &places.to_string()).env("METRICS_PORT", "0")
 }
 
+/// When Linux will ask a silent client of this gateway whether it is still there.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_silent_client_is_asked_within_a_minute_whether_it_is_there() {
+    const KEEPALIVE: &str = "02";
+    let gateway = start(&Upstream::queued(), 10);
+    let _clients = take_places(&gateway, 3);
+    let gateways_end = format!("0100007F:{:04X}", gateway.address.port());
+    let sockets = std::fs::read_to_string("/proc/net/tcp").expect("Linux tells");
+    // sl local_address rem_address st tx_queue:rx_queue tr:tm->when …; st 1 is an open connection, the time is hexadecimal.
+    let sockets = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let open = sockets.filter(|fields| fields[1] == gateways_end && fields[3] == "01");
+    let timers: Vec<(String, u64)> = open
+        .map(|fields| fields[5].split_once(':').expect("a timer and its time"))
+        .map(|(timer, left)| (timer.to_owned(), u64::from_str_radix(left, 16).expect("hexadecimal") / 100))
+        .collect();
+    assert_eq!(timers.len(), 3);
+    assert!(timers.iter().all(|(timer, seconds)| timer == KEEPALIVE && (50..=60).contains(seconds)), "{timers:?}");
+}
+
 /// Connections that have their place for certain.
 fn take_places(gateway: &Gateway, count: usize) -> Vec<Client> {
     let take = |_| {

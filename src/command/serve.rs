@@ -9,16 +9,22 @@ use crate::server::{self, Port, Service};
 use crate::tls::Handshakes;
 use crate::workers::Workers;
 use crate::{metadata, upstream};
+use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: u32 = 4096;
+/// A silent client is asked after this long whether it is still there.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// How often it is asked again; after a few times without an answer the kernel ends the connection.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Runs the gateway until it is told to stop.
 pub(super) fn run() -> ExitCode {
@@ -144,6 +150,11 @@ pub(super) fn listen(variable: &str, address: SocketAddr) -> Result<(TcpListener
         };
         // So that a restart does not wait for the old connections' ghosts.
         socket.set_reuseaddr(true)?;
+        // Connections have these from their port, so that none needs calls of its own. Without the first Nagle's algorithm
+        // holds small pieces back for up to 40 ms.
+        socket.set_nodelay(true)?;
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
+        SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
@@ -161,4 +172,21 @@ fn log_panics(log: Log) {
         let place = panic.location().map_or_else(String::new, |at| format!(" at {}:{}", at.file(), at.line()));
         log.event(Severity::Error, &format!("internal error{place}: please report it"));
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    #[tokio::test]
+    async fn connections_have_their_options_from_the_port() {
+        for ip in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
+            let (listener, address) = listen("PORT", SocketAddr::new(ip, 0)).unwrap();
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            assert!(stream.nodelay().unwrap(), "{ip}");
+            assert!(SockRef::from(&stream).keepalive().unwrap(), "{ip}");
+        }
+    }
 }
