@@ -33,6 +33,7 @@ pub mod metadata;
 pub mod metrics;
 pub mod models;
 mod numbers;
+pub mod own_time;
 pub mod pages;
 pub mod redirect;
 pub mod relay;

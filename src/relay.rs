@@ -40,16 +40,11 @@ const LOCATION_FIELD: &str = "x-ai-proxy-location";
 ///
 /// # Errors
 /// How the exchange broke off.
-pub async fn pass_on(
-    app: &App,
-    exchange: &mut Exchange<'_>,
-    Asked { answer, listener, parsing }: Asked,
-) -> Result<(), Failure> {
+pub async fn pass_on(app: &App, exchange: &mut Exchange<'_>, asked: Box<Asked>) -> Result<(), Failure> {
+    let Asked { answer, listener } = *asked;
     let status = answer.parts.status;
     exchange.record.upstream_status = Some(status.as_u16());
-    // What the gateway itself took: all but the waits for the client's body, for a bearer and for upstream.
-    let overhead = parsing + answer.overhead;
-    exchange.record.overhead = Some(overhead);
+    exchange.record.overhead = Some(answer.overhead);
     exchange.record.location = answer.location;
     exchange.record.attempts = answer.attempts;
     exchange.record.error = answer.failure_elsewhere;
@@ -83,7 +78,7 @@ pub async fn pass_on(
     }
     let mut timing = Vec::with_capacity(64);
     timing.extend_from_slice(b"gateway;dur=");
-    append_milliseconds(&mut timing, overhead);
+    append_milliseconds(&mut timing, answer.overhead);
     timing.extend_from_slice(b", upstream;dur=");
     append_milliseconds(&mut timing, answer.waited);
     exchange.field("server-timing", &timing);

@@ -120,15 +120,19 @@ impl Connection {
     ///
     /// # Errors
     /// When there is no answer to be had. Whatever happens, dropping the future spoils the connection.
-    pub(super) async fn send(&mut self, head: &[u8], body_pieces: &[Bytes]) -> Result<(Parts, Body), SendError> {
+    pub(super) async fn send<'a, I>(&mut self, head: &'a [u8], pieces: I) -> Result<(Parts, Body), SendError>
+    where
+        I: Iterator<Item = &'a Bytes> + Clone,
+    {
         self.is_idle = false;
-        let total = head.len() + body_pieces.iter().map(Bytes::len).sum::<usize>();
+        let total = head.len() + pieces.clone().map(Bytes::len).sum::<usize>();
         let mut sent = 0;
         let mut failed = None;
         let mut interim_left = MAX_INTERIM;
         poll_fn(|cx| {
             while sent < total && failed.is_none() {
-                match self.transport.poll_write(cx, &slices_from(sent, head, body_pieces)) {
+                let (slices, filled) = slices_from(sent, head, pieces.clone());
+                match self.transport.poll_write(cx, &slices[..filled]) {
                     Poll::Ready(Ok(count @ 1..)) => sent += count,
                     Poll::Ready(Ok(_)) => failed = Some(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Err(error)) => failed = Some(error),
@@ -147,7 +151,7 @@ impl Connection {
                 if let Some((parts, mut body)) = take_head(&mut self.input, &mut interim_left)? {
                     body.keeps_connection &= failed.is_none();
                     if sent < total && failed.is_none() {
-                        self.rest = Some(Rest::new(sent, head, body_pieces));
+                        self.rest = Some(Rest::new(sent, head, pieces.clone()));
                     }
                     self.is_idle = matches!(body.framing, Framing::Ended) && self.is_idle_after(&body);
                     return Poll::Ready(Ok((parts, body)));
@@ -192,11 +196,11 @@ impl Connection {
     fn send_rest(&mut self, body: &mut Body, cx: &mut Context<'_>) {
         let Some(rest) = &mut self.rest else { return };
         let done = loop {
-            let slices = slices_from(rest.sent, b"", &rest.pieces);
-            if slices[0].is_empty() {
+            let (slices, filled) = slices_from(rest.sent, b"", rest.pieces.iter());
+            if filled == 0 {
                 break self.transport.poll_flush(cx);
             }
-            match self.transport.poll_write(cx, &slices) {
+            match self.transport.poll_write(cx, &slices[..filled]) {
                 Poll::Ready(Ok(count @ 1..)) => rest.sent += count,
                 Poll::Ready(Ok(_)) => break Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
@@ -263,15 +267,15 @@ impl Connection {
 
 impl Rest {
     /// What is left of a request of which so many bytes have been sent.
-    fn new(sent: usize, head: &[u8], body: &[Bytes]) -> Self {
+    fn new<'a>(sent: usize, head: &[u8], pieces: impl Iterator<Item = &'a Bytes>) -> Self {
         let of_head = Bytes::copy_from_slice(head.get(sent..).unwrap_or_default());
         let mut skip = sent.saturating_sub(head.len());
-        let of_body = body.iter().filter_map(|piece| {
+        let behind = pieces.filter_map(|piece| {
             let here = skip.min(piece.len());
             skip -= here;
             (here < piece.len()).then(|| piece.slice(here..))
         });
-        Self { pieces: [of_head].into_iter().chain(of_body).collect(), sent: 0 }
+        Self { pieces: [of_head].into_iter().chain(behind).collect(), sent: 0 }
     }
 }
 
@@ -299,19 +303,25 @@ impl Transport {
     }
 }
 
-/// What of a request is still to be sent.
-fn slices_from<'a>(mut skip: usize, head: &'a [u8], body: &'a [Bytes]) -> [IoSlice<'a>; MAX_SLICES] {
+/// What of a request is still to be sent, and how many slices of that there are: the kernel takes the time to look at
+/// empty ones too.
+fn slices_from<'a>(
+    mut skip: usize,
+    head: &'a [u8],
+    pieces: impl Iterator<Item = &'a Bytes>,
+) -> ([IoSlice<'a>; MAX_SLICES], usize) {
     let mut slices = [IoSlice::new(b""); MAX_SLICES];
-    let mut free = slices.iter_mut();
-    for part in [head].into_iter().chain(body.iter().map(|piece| &**piece)) {
+    let mut filled = 0;
+    for part in [head].into_iter().chain(pieces.map(|piece| &**piece)) {
         if skip >= part.len() {
             skip -= part.len();
-        } else if let Some(slice) = free.next() {
+        } else if let Some(slice) = slices.get_mut(filled) {
             *slice = IoSlice::new(&part[skip..]);
             skip = 0;
+            filled += 1;
         }
     }
-    slices
+    (slices, filled)
 }
 
 /// Takes the head of the final answer off the front, interim ones before it; `None` while it is not whole.
@@ -455,7 +465,7 @@ mod tests {
     fn the_rest_of_a_request_is_what_was_not_sent() {
         let body = ["abc", "de", "f"].map(Bytes::from);
         for sent in 0..10 {
-            let rest = Rest::new(sent, b"head", &body);
+            let rest = Rest::new(sent, b"head", body.iter());
             assert_eq!(rest.pieces.concat(), b"headabcdef"[sent..], "{sent}");
         }
     }
@@ -474,9 +484,10 @@ mod tests {
         let all = [b"head" as &[u8], &body.concat()].concat();
         let mut sent = Vec::new();
         while sent.len() < all.len() {
-            let slices = slices_from(sent.len(), b"head", &body);
+            let (slices, filled) = slices_from(sent.len(), b"head", body.iter());
+            assert!(slices[..filled].iter().all(|slice| !slice.is_empty()));
             // As a socket that takes half of what it is given.
-            let given: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+            let given: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
             sent.extend_from_slice(&given[..given.len().div_ceil(2)]);
         }
         assert_eq!(sent, all);
