@@ -160,6 +160,11 @@ pub(crate) struct Source {
 }
 
 impl Source {
+    /// Whether another piece, or the end, may be there without a wait.
+    fn may_have_more(&self) -> bool {
+        self.first.is_some() || self.broken.is_some() || self.body.may_have_more()
+    }
+
     /// The next piece of the body.
     pub(crate) fn poll_piece(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Option<Result<Bytes, BodyBroke>>> {
         if let Some(first) = self.first.take() {
@@ -181,17 +186,19 @@ async fn copy(
     keep_alive: &mut Option<KeepAlive>,
 ) -> Result<(), Break> {
     loop {
-        let ready = poll_fn(|cx| Poll::Ready(source.poll_piece(cx))).await;
+        let ready =
+            if source.may_have_more() { poll_fn(|cx| Poll::Ready(source.poll_piece(cx))).await } else { Poll::Pending };
         let piece = match ready {
             Poll::Ready(piece) => piece,
-            Poll::Pending if exchange.has_queued() => {
-                exchange.send_queued().await?;
-                continue;
+            Poll::Pending => {
+                if exchange.has_queued() {
+                    exchange.send_queued().await?;
+                }
+                match (keep_alive.as_mut(), tail.as_deref_mut()) {
+                    (Some(keep_alive), Some(tail)) => piece_after_silence(exchange, source, tail, keep_alive).await?,
+                    _ => exchange.unless_interrupted(poll_fn(|cx| source.poll_piece(cx))).await?,
+                }
             }
-            Poll::Pending => match (keep_alive.as_mut(), tail.as_deref_mut()) {
-                (Some(keep_alive), Some(tail)) => piece_after_silence(exchange, source, tail, keep_alive).await?,
-                _ => exchange.unless_interrupted(poll_fn(|cx| source.poll_piece(cx))).await?,
-            },
         };
         match piece {
             None => return Ok(()),

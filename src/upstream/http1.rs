@@ -56,6 +56,8 @@ pub(super) struct Connection {
     transport: Transport,
     /// Read and not yet used.
     input: BytesMut,
+    /// The last read took all that there was.
+    is_drained: bool,
     /// What of the request is still to be sent, while its answer is coming already.
     rest: Option<Rest>,
     /// Whether the next request can go out: the last answer has come to its end, and both sides keep the connection.
@@ -100,7 +102,7 @@ impl Connection {
     }
 
     fn over(transport: Transport) -> Self {
-        Self { transport, input: BytesMut::new(), rest: None, is_idle: true }
+        Self { transport, input: BytesMut::new(), is_drained: false, rest: None, is_idle: true }
     }
 
     /// Whether the next request can go out.
@@ -125,6 +127,7 @@ impl Connection {
         I: Iterator<Item = &'a Bytes> + Clone,
     {
         self.is_idle = false;
+        self.is_drained = false;
         let total = head.len() + pieces.clone().map(Bytes::len).sum::<usize>();
         let mut sent = 0;
         let mut failed = None;
@@ -185,6 +188,11 @@ impl Connection {
             self.is_idle = self.is_idle_after(body);
         }
         polled
+    }
+
+    /// Whether another piece of a body, or its end, may be there without a wait.
+    pub(super) fn may_have_more(&self, body: &Body) -> bool {
+        !self.is_drained || !self.input.is_empty() || matches!(body.framing, Framing::Ended | Framing::Malformed)
     }
 
     /// Whether the next request can go out when a body has ended.
@@ -260,8 +268,11 @@ impl Connection {
         let mut scratch = [const { MaybeUninit::<u8>::uninit() }; SCRATCH_BYTES];
         let mut read = ReadBuf::uninit(&mut scratch);
         ready!(self.transport.poll_read(cx, &mut read))?;
+        let filled = read.filled().len();
         self.input.extend_from_slice(read.filled());
-        Poll::Ready(Ok(read.filled().len()))
+        // TLS may have more in its hands.
+        self.is_drained = filled < SCRATCH_BYTES && matches!(self.transport, Transport::Plain(_));
+        Poll::Ready(Ok(filled))
     }
 }
 

@@ -429,6 +429,11 @@ impl Held {
         self.connection().send(head, pieces).await
     }
 
+    /// Whether another piece of the answer's body, or its end, may be there without a wait.
+    pub(super) fn may_have_more(&self, body: &http1::Body) -> bool {
+        self.connection.as_ref().is_none_or(|connection| connection.may_have_more(body))
+    }
+
     /// The next piece of the answer's body.
     pub(super) fn poll_piece(
         &mut self,
