@@ -4,11 +4,11 @@
 //! its read buffer stays as long as the connection. Here nothing is handed over, and a connection that waits holds no
 //! buffer. `httparse` does the parsing.
 
+use super::head::{AnswerHead, WrittenFields};
 use super::response::BodyBroke;
 use crate::http1::chunked::{Decoder, Progress};
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, response::Parts};
+use http::{StatusCode, Version};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -122,7 +122,7 @@ impl Connection {
     ///
     /// # Errors
     /// When there is no answer to be had. Whatever happens, dropping the future spoils the connection.
-    pub(super) async fn send<'a, I>(&mut self, head: &'a [u8], pieces: I) -> Result<(Parts, Body), SendError>
+    pub(super) async fn send<'a, I>(&mut self, head: &'a [u8], pieces: I) -> Result<(AnswerHead, Body), SendError>
     where
         I: Iterator<Item = &'a Bytes> + Clone,
     {
@@ -151,13 +151,13 @@ impl Connection {
                 return Poll::Ready(Err(SendError::Unsent(error)));
             }
             loop {
-                if let Some((parts, mut body)) = take_head(&mut self.input, &mut interim_left)? {
+                if let Some((answer, mut body)) = take_head(&mut self.input, &mut interim_left)? {
                     body.keeps_connection &= failed.is_none();
                     if sent < total && failed.is_none() {
                         self.rest = Some(Rest::new(sent, head, pieces.clone()));
                     }
                     self.is_idle = matches!(body.framing, Framing::Ended) && self.is_idle_after(&body);
-                    return Poll::Ready(Ok((parts, body)));
+                    return Poll::Ready(Ok((answer, body)));
                 }
                 match ready!(self.poll_read_more(cx)) {
                     Ok(1..) => {}
@@ -339,7 +339,7 @@ fn slices_from<'a>(
 ///
 /// # Errors
 /// When what is there can never become one, or more interim ones came than may.
-pub fn take_head(input: &mut BytesMut, interim_left: &mut u32) -> Result<Option<(Parts, Body)>, SendError> {
+pub fn take_head(input: &mut BytesMut, interim_left: &mut u32) -> Result<Option<(AnswerHead, Body)>, SendError> {
     loop {
         if input.is_empty() {
             return Ok(None);
@@ -365,34 +365,25 @@ pub fn take_head(input: &mut BytesMut, interim_left: &mut u32) -> Result<Option<
             continue;
         }
         let is_http11 = response.version == Some(1);
-        let mut headers = HeaderMap::with_capacity(response.headers.len());
-        for field in response.headers.iter() {
-            let name = HeaderName::from_bytes(field.name.as_bytes());
-            let value = HeaderValue::from_bytes(field.value);
-            let (Ok(name), Ok(value)) = (name, value) else {
-                return Err(SendError::Malformed("a field of its head cannot be read"));
-            };
-            headers.append(name, value);
-        }
+        let head = input.get(..length).unwrap_or_default();
+        let fields = WrittenFields::of(head, response.headers)
+            .ok_or(SendError::Malformed("a field of its head cannot be read"))?;
         input.advance(length);
-        let body = Body::of(status, &headers, is_http11)?;
-        let mut response = Response::new(());
-        *response.status_mut() = status;
-        *response.version_mut() = if is_http11 { Version::HTTP_11 } else { Version::HTTP_10 };
-        *response.headers_mut() = headers;
-        return Ok(Some((response.into_parts().0, body)));
+        let body = Body::of(status, &fields, is_http11)?;
+        let version = if is_http11 { Version::HTTP_11 } else { Version::HTTP_10 };
+        return Ok(Some((AnswerHead::written(status, version, fields), body)));
     }
 }
 
 impl Body {
     /// Where the body of an answer to a POST ends (RFC 9112, section 6.3).
-    fn of(status: StatusCode, headers: &HeaderMap, is_http11: bool) -> Result<Self, SendError> {
-        let codings = headers.get_all(TRANSFER_ENCODING);
-        let last_coding = codings.iter().next_back().map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+    fn of(status: StatusCode, fields: &WrittenFields, is_http11: bool) -> Result<Self, SendError> {
+        let last_coding = fields.values("transfer-encoding").next_back();
+        let last_coding = last_coding.map(|value| value.rsplit(|byte| *byte == b','));
         let last_coding = last_coding.and_then(|mut codings| codings.next()).map(<[u8]>::trim_ascii);
         let mut length = None;
-        for value in headers.get_all(CONTENT_LENGTH) {
-            let number = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        for value in fields.values("content-length") {
+            let number = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
             let number: Option<u64> = number.and_then(|text| text.parse().ok());
             if number.is_none() || length.replace(number).is_some_and(|earlier| earlier != number) {
                 return Err(SendError::Malformed("its length cannot be told"));
@@ -406,9 +397,9 @@ impl Body {
             (None, Some(length)) => Framing::Counted(length),
         };
         let says = |word: &[u8]| {
-            let values = headers.get_all(CONNECTION).iter();
+            let values = fields.values("connection");
             values
-                .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+                .flat_map(|value| value.split(|byte| *byte == b','))
                 .any(|token| token.trim_ascii().eq_ignore_ascii_case(word))
         };
         let keeps = !says(b"close") && (is_http11 || says(b"keep-alive"));
@@ -424,7 +415,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn head(text: &str) -> Result<Option<(Parts, Body)>, SendError> {
+    fn head(text: &str) -> Result<Option<(AnswerHead, Body)>, SendError> {
         take_head(&mut BytesMut::from(text), &mut MAX_INTERIM.clone())
     }
 
@@ -456,11 +447,11 @@ mod tests {
 
     #[test]
     fn interim_answers_are_passed_over() {
-        let (parts, _) =
+        let (answer, _) =
             head("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nlink: x\r\n\r\nHTTP/1.0 404 No\r\n\r\n")
                 .unwrap()
                 .unwrap();
-        assert_eq!((parts.status.as_u16(), parts.version), (404, Version::HTTP_10));
+        assert_eq!((answer.status.as_u16(), answer.version), (404, Version::HTTP_10));
         assert!(head("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 20").unwrap().is_none());
         assert_eq!(head("HTTP/1.1 101 Switch\r\n\r\n").unwrap().unwrap().0.status, 101);
     }
@@ -470,6 +461,21 @@ mod tests {
         let interim = "HTTP/1.1 103 Hints\r\n\r\n".repeat(MAX_INTERIM as usize);
         assert!(head(&format!("{interim}HTTP/1.1 200 OK\r\n\r\n")).unwrap().is_some());
         assert!(head(&format!("{interim}HTTP/1.1 103 Hints\r\n\r\n")).is_err());
+    }
+
+    #[test]
+    fn fields_are_found_whatever_their_case_and_told_as_they_were_written() {
+        let text = "HTTP/1.1 200 OK\r\nX-A:  1 \r\nx-b:\r\nx-a: \t2\r\nX-C: \u{e9}\r\ncontent-length: 0\r\n\r\n";
+        let (answer, _) = head(text).unwrap().unwrap();
+        assert_eq!((answer.value("x-a"), answer.text("x-a")), (Some(&b"1"[..]), Some("1")));
+        assert_eq!((answer.value("x-b"), answer.has("x-b"), answer.has("x-d")), (Some(&b""[..]), true, false));
+        assert_eq!((answer.value("x-c"), answer.text("x-c")), (Some("\u{e9}".as_bytes()), None));
+        let mut told = Vec::new();
+        answer.each(|name, value| told.push((name.to_vec(), value.to_vec())));
+        let expected = [("X-A", "1"), ("x-b", ""), ("x-a", "2"), ("X-C", "\u{e9}"), ("content-length", "0")];
+        assert_eq!(told, expected.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
+        let map = answer.to_map();
+        assert_eq!((map.len(), map.get_all("x-a").iter().count()), (5, 2));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod body;
 mod connect;
+mod head;
 pub mod http1;
 mod http2;
 mod pool;
@@ -10,6 +11,7 @@ mod wire;
 
 pub use connect::{NoCertificates, tls_config};
 pub(crate) use connect::{Stream, connect};
+pub use head::AnswerHead;
 pub(crate) use response::{BodyBroke, ResponseBody};
 
 use crate::alarm::Alarm;
@@ -25,7 +27,6 @@ use crate::own_time::OwnTime;
 use body::RequestBody;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, USER_AGENT};
-use http::response::Parts;
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http1::SendError;
@@ -92,7 +93,7 @@ impl ChatRequest {
 /// Upstream's answer, its body still to come.
 pub struct Answer {
     /// Status and header fields.
-    pub parts: Parts,
+    pub head: AnswerHead,
     /// The body.
     pub(crate) body: ResponseBody,
     /// From the request's departure to the answer's header fields.
@@ -111,10 +112,10 @@ pub struct Answer {
 
 impl Answer {
     /// What has come to a request that left a while ago.
-    fn new(parts: Parts, body: ResponseBody, sent: Sent, times: &Times<'_>) -> Self {
+    fn new(head: AnswerHead, body: ResponseBody, sent: Sent, times: &Times<'_>) -> Self {
         let Sent { overhead, waited } = sent;
         let patience = times.patience;
-        Self { parts, body, waited, overhead, location: None, attempts: None, patience, failure_elsewhere: None }
+        Self { head, body, waited, overhead, location: None, attempts: None, patience, failure_elsewhere: None }
     }
 }
 
@@ -313,11 +314,11 @@ impl Vertex {
         let (mut bearer_is_second, mut was_refused, mut left_behind, mut unsent) = (false, false, 0, 0);
         loop {
             match self.attempt(endpoint, request, &bearer, times).await {
-                Ok(answer) if answer.parts.status != StatusCode::UNAUTHORIZED => return Ok(answer),
+                Ok(answer) if answer.head.status != StatusCode::UNAUTHORIZED => return Ok(answer),
                 Ok(refused) if bearer_is_second => {
                     let mut error =
                         ForwardError::new(ApiError::UpstreamRejectedCredentials, "two bearers were refused");
-                    error.status = Some(refused.parts.status.as_u16());
+                    error.status = Some(refused.head.status.as_u16());
                     return Err(error);
                 }
                 Ok(refused) => {
@@ -356,8 +357,8 @@ impl Vertex {
             Lease::Http2(lease) => endpoint.attempt_over_http2(lease, request, bearer, times).await?,
         };
         // Switching protocols was not asked for, and nothing else of the kind can be final.
-        if answer.parts.status.is_informational() {
-            return Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, answer.parts.status)));
+        if answer.head.status.is_informational() {
+            return Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, answer.head.status)));
         }
         Ok(answer)
     }
@@ -376,7 +377,7 @@ impl Endpoint {
         let pieces = [bearer.end_of_head()].into_iter().chain(request.body.pieces());
         let (answered, sent) = times.wait(held.send(&head, pieces)).await;
         match answered {
-            Some(Ok((parts, body))) => Ok(Answer::new(parts, ResponseBody::Http1(held, body), sent, times)),
+            Some(Ok((head, body))) => Ok(Answer::new(head, ResponseBody::Http1(held, body), sent, times)),
             Some(Err(SendError::Unsent(cause))) => Err(Attempt::Unsent(cause.to_string())),
             Some(Err(error)) => Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, error))),
             None => Err(Attempt::timed_out()),
@@ -393,7 +394,9 @@ impl Endpoint {
         let head = self.request(request, bearer);
         let (answered, sent) = times.wait(lease.send(head, &request.body)).await;
         match answered {
-            Some(Ok((parts, body))) => Ok(Answer::new(parts, ResponseBody::Http2 { body, _lease: lease }, sent, times)),
+            Some(Ok((parts, body))) => {
+                Ok(Answer::new(parts.into(), ResponseBody::Http2 { body, _lease: lease }, sent, times))
+            }
             Some(Err(http2::SendError::Broke(error))) => {
                 Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, error)))
             }
@@ -481,7 +484,7 @@ impl Endpoint {
 fn is_for_elsewhere(result: &Result<Answer, ForwardError>) -> bool {
     match result {
         Ok(answer) => {
-            matches!(answer.parts.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+            matches!(answer.head.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
         }
         Err(failure) => matches!(failure.error, ApiError::UpstreamUnreachable),
     }

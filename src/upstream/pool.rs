@@ -8,6 +8,7 @@
 
 use super::body::RequestBody;
 use super::connect::{ConnectError, Stream, connect};
+use super::head::AnswerHead;
 use super::http1::{self, SendError};
 use super::http2::{self, OpenError};
 use super::response::BodyBroke;
@@ -422,7 +423,11 @@ impl Held {
     ///
     /// # Errors
     /// When there is no answer to be had.
-    pub(super) async fn send<'a, I>(&mut self, head: &'a [u8], pieces: I) -> Result<(Parts, http1::Body), SendError>
+    pub(super) async fn send<'a, I>(
+        &mut self,
+        head: &'a [u8],
+        pieces: I,
+    ) -> Result<(AnswerHead, http1::Body), SendError>
     where
         I: Iterator<Item = &'a Bytes> + Clone,
     {
