@@ -5,7 +5,7 @@
 //! unheeded.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -28,6 +28,16 @@ impl Alarm {
             }
             timer.as_mut().reset(due);
         }
+    }
+
+    /// Waits for `future`; `None` when it has not ended when it is `due`.
+    pub async fn unless_due<F: Future>(&mut self, due: Instant, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => self.poll_due(due, cx).map(|()| None),
+        })
+        .await
     }
 
     /// Waits until it is `due`.
@@ -67,6 +77,19 @@ mod tests {
             alarm.due(began).await;
             alarm.due(began + STEP * 4).await;
             assert!(began.elapsed() >= STEP * 4);
+        });
+    }
+
+    #[test]
+    fn what_has_ended_is_not_too_late_and_what_has_not_is() {
+        block_on(async {
+            let mut alarm = Alarm::default();
+            let began = Instant::now();
+            assert_eq!(alarm.unless_due(began, async { 1 }).await, Some(1), "it was there at once");
+            let soon = tokio::time::sleep(STEP);
+            assert_eq!(alarm.unless_due(began + STEP * 1000, soon).await, Some(()));
+            assert_eq!(alarm.unless_due(began + STEP * 3, std::future::pending::<()>()).await, None);
+            assert!(began.elapsed() >= STEP * 3 && began.elapsed() < STEP * 30);
         });
     }
 }

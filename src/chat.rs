@@ -9,7 +9,6 @@ use crate::relay;
 use crate::signatures::Notes;
 use crate::upstream::{Answer, ChatRequest};
 use std::pin::pin;
-use std::time::Duration;
 
 /// Takes one chat from the client to upstream and its answer back.
 ///
@@ -44,17 +43,15 @@ pub struct Asked {
     pub answer: Answer,
     /// What listens to its thought signatures.
     pub listener: Option<Notes>,
-    /// What the gateway itself took to understand the question.
-    pub parsing: Duration,
 }
 
 /// Reads the question, translates it and sends it up.
-async fn ask(app: &App, exchange: &mut Exchange<'_>, key: &Key) -> Result<Asked, Failure> {
+async fn ask(app: &App, exchange: &mut Exchange<'_>, key: &Key) -> Result<Box<Asked>, Failure> {
     if exchange.head.values("content-encoding").any(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
         return Err(ApiError::ContentEncoding.into());
     }
-    let body = exchange.read_body(app.max_body_bytes, &app.budget).await?;
-    let body_read = exchange.record.elapsed();
+    let mut own_time = exchange.record.own_time();
+    let body = own_time.leaving_out(exchange.read_body(app.max_body_bytes, &app.budget)).await?;
 
     let offer = key.offer(&app.models);
     let parsed = body::parse(&body, offer.names())?;
@@ -84,11 +81,16 @@ async fn ask(app: &App, exchange: &mut Exchange<'_>, key: &Key) -> Result<Asked,
     let pieces = body::splice(&body, edits);
 
     let request = ChatRequest::new(&exchange.head, pieces, (body, added_bytes));
-    let parsing = exchange.record.elapsed() - body_read;
-    // Pinned here, since what is handed on is moved from hand to hand.
-    let answered = pin!(app.vertex.forward(&model.route, request));
-    match exchange.unless_interrupted(answered).await? {
-        Ok(answer) => Ok(Asked { answer, listener, parsing }),
+    // The connection's timer has nothing to do until the next head is waited for.
+    let mut alarm = exchange.take_alarm();
+    let answered = {
+        // Pinned here, since what is handed on is moved from hand to hand.
+        let answered = pin!(app.vertex.forward(&model.route, request, own_time, &mut alarm));
+        exchange.unless_interrupted(answered).await?
+    };
+    exchange.return_alarm(alarm);
+    match answered {
+        Ok(answer) => Ok(Box::new(Asked { answer, listener })),
         Err(failure) => {
             exchange.record.upstream_status = failure.status;
             exchange.record.attempts = failure.attempts;

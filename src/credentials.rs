@@ -234,17 +234,17 @@ impl Credentials {
         current.as_ref().map(|current| current.latest().since.elapsed())
     }
 
-    /// The bearer; waits a few seconds if there is none.
+    /// The bearer at `now`, give or take a few milliseconds; waits a few seconds if there is none.
     ///
     /// # Errors
     /// When none could be had in time.
-    pub async fn bearer(&self) -> Result<Bearer, Unavailable> {
-        if let Some(bearer) = self.bearer_in_hand() { Ok(bearer) } else { self.after(0).await }
+    pub async fn bearer(&self, now: Instant) -> Result<Bearer, Unavailable> {
+        if let Some(bearer) = self.bearer_in_hand(now) { Ok(bearer) } else { self.after(0).await }
     }
 
     /// The bearer that the library gave just before.
-    fn bearer_in_hand(&self) -> Option<Bearer> {
-        self.0.current.borrow().as_ref()?.bearer_in_hand(Instant::now()).ok()
+    fn bearer_in_hand(&self, now: Instant) -> Option<Bearer> {
+        self.0.current.borrow().as_ref()?.bearer_in_hand(now).ok()
     }
 
     /// A newer bearer than one that upstream did not accept.

@@ -8,7 +8,7 @@
 //! `upstream` sends → `relay` (with `repair` for errors) passes the answer on, with
 //! a `tap` that only looks (for `tokens` and `signatures`) and a `keepalive` for silent streams (where the `tail` allows it) → `access_log` says what happened, and `metrics` count it.
 //!
-//! What has to end in time has an `alarm`. `config` is read once, before all that; `command` holds what `main` can run.
+//! What has to end in time has an `alarm`. What the gateway itself takes is its `own_time`. `config` is read once, before all that; `command` holds what `main` can run.
 
 pub mod access_log;
 pub mod alarm;
@@ -33,6 +33,7 @@ pub mod metadata;
 pub mod metrics;
 pub mod models;
 mod numbers;
+pub mod own_time;
 pub mod pages;
 pub mod redirect;
 pub mod relay;

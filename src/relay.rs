@@ -12,10 +12,10 @@ use crate::signatures::Notes;
 pub use crate::tail::Tail;
 use crate::tap::{Form, Tap};
 use crate::tokens::Meter;
-use crate::upstream::{BodyBroke, ResponseBody};
+use crate::upstream::{AnswerHead, BodyBroke, ResponseBody};
 use bytes::Bytes;
-use http::HeaderMap;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
 use std::future::poll_fn;
 use std::task::Poll;
 
@@ -25,13 +25,17 @@ const PASSED_FIELDS: [&str; 10] = [
     "content-encoding",
     "content-language",
     "content-disposition",
-    "cache-control",
+    CACHE_CONTROL,
     "retry-after",
     "retry-after-ms",
     "x-should-retry",
     "x-vertex-ai-llm-request-type",
     "x-vertex-ai-llm-shared-request-type",
 ];
+
+const CACHE_CONTROL: &str = "cache-control";
+/// The content type of an event stream.
+const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// Tells which of several locations answered.
 const LOCATION_FIELD: &str = "x-ai-proxy-location";
@@ -40,22 +44,17 @@ const LOCATION_FIELD: &str = "x-ai-proxy-location";
 ///
 /// # Errors
 /// How the exchange broke off.
-pub async fn pass_on(
-    app: &App,
-    exchange: &mut Exchange<'_>,
-    Asked { answer, listener, parsing }: Asked,
-) -> Result<(), Failure> {
-    let status = answer.parts.status;
+pub async fn pass_on(app: &App, exchange: &mut Exchange<'_>, asked: Box<Asked>) -> Result<(), Failure> {
+    let Asked { answer, listener } = *asked;
+    let status = answer.head.status;
     exchange.record.upstream_status = Some(status.as_u16());
-    // What the gateway itself took: all but the waits for the client's body, for a bearer and for upstream.
-    let overhead = parsing + answer.overhead;
-    exchange.record.overhead = Some(overhead);
+    exchange.record.overhead = Some(answer.overhead);
     exchange.record.location = answer.location;
     exchange.record.attempts = answer.attempts;
     exchange.record.error = answer.failure_elsewhere;
     let mut body = Source { body: answer.body, first: None, broken: None };
     let repair = if app.repair_errors && !status.is_success() {
-        repair::examine(exchange, status.as_u16(), &answer.parts.headers, &mut body, answer.patience).await?
+        repair::examine(exchange, status.as_u16(), &answer.head, &mut body, answer.patience).await?
     } else {
         Repair::none()
     };
@@ -64,7 +63,7 @@ pub async fn pass_on(
         exchange.record.error = Some(code.to_owned());
         let mut replacement = http1::Answer::from(&error);
         for name in ["retry-after", "retry-after-ms", "x-should-retry"] {
-            if let Some(value) = answer.parts.headers.get(name).and_then(|value| value.to_str().ok()) {
+            if let Some(value) = answer.head.text(name) {
                 replacement.fields.push((name, value.to_owned()));
             }
         }
@@ -74,16 +73,16 @@ pub async fn pass_on(
         return exchange.answer(replacement).await;
     }
 
-    let headers = &answer.parts.headers;
-    let is_sse = is_event_stream(headers);
+    let head = &answer.head;
+    let is_sse = media_type_is(head.value("content-type"), EVENT_STREAM);
     exchange.begin(status.as_u16());
-    write_fields(exchange, headers, is_sse);
+    write_fields(exchange, head, is_sse);
     if let Some(seconds) = repair.retry_after {
         exchange.field("retry-after", seconds.to_string().as_bytes());
     }
     let mut timing = Vec::with_capacity(64);
     timing.extend_from_slice(b"gateway;dur=");
-    append_milliseconds(&mut timing, overhead);
+    append_milliseconds(&mut timing, answer.overhead);
     timing.extend_from_slice(b", upstream;dur=");
     append_milliseconds(&mut timing, answer.waited);
     exchange.field("server-timing", &timing);
@@ -95,15 +94,15 @@ pub async fn pass_on(
         let told = format!("kept={}, skipped={}", restored.kept, restored.skipped);
         exchange.field("x-ai-proxy-thought-signatures", told.as_bytes());
     }
-    let framing = framing_of(exchange, status.as_u16(), headers, repair.removed_bytes);
+    let framing = framing_of(exchange, status.as_u16(), head, repair.removed_bytes);
     exchange.end_of_head(framing);
 
-    let is_encoded = headers.contains_key(CONTENT_ENCODING);
+    let is_encoded = head.has("content-encoding");
     let readable = status.is_success() && !is_encoded;
-    let form = if is_sse { Form::Stream } else { Form::Json(length_of(headers)) };
+    let form = if is_sse { Form::Stream } else { Form::Json(length_of(head)) };
     let mut tap = readable.then(|| Tap::new((Meter::new(), listener), form));
     // The client has it: a stream that goes on for minutes holds nothing of it.
-    drop(answer.parts);
+    drop(answer.head);
     let mut tail = Tail::default();
     let mut keep_alive = app.sse_keepalive.filter(|_| is_sse && readable && exchange.is_chunked()).map(KeepAlive::new);
     let copied = match framing {
@@ -165,6 +164,11 @@ pub(crate) struct Source {
 }
 
 impl Source {
+    /// Whether another piece, or the end, may be there without a wait.
+    fn may_have_more(&self) -> bool {
+        self.first.is_some() || self.broken.is_some() || self.body.may_have_more()
+    }
+
     /// The next piece of the body.
     pub(crate) fn poll_piece(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Option<Result<Bytes, BodyBroke>>> {
         if let Some(first) = self.first.take() {
@@ -186,17 +190,19 @@ async fn copy(
     keep_alive: &mut Option<KeepAlive>,
 ) -> Result<(), Break> {
     loop {
-        let ready = poll_fn(|cx| Poll::Ready(source.poll_piece(cx))).await;
+        let ready =
+            if source.may_have_more() { poll_fn(|cx| Poll::Ready(source.poll_piece(cx))).await } else { Poll::Pending };
         let piece = match ready {
             Poll::Ready(piece) => piece,
-            Poll::Pending if exchange.has_queued() => {
-                exchange.send_queued().await?;
-                continue;
+            Poll::Pending => {
+                if exchange.has_queued() {
+                    exchange.send_queued().await?;
+                }
+                match (keep_alive.as_mut(), tail.as_deref_mut()) {
+                    (Some(keep_alive), Some(tail)) => piece_after_silence(exchange, source, tail, keep_alive).await?,
+                    _ => exchange.unless_interrupted(poll_fn(|cx| source.poll_piece(cx))).await?,
+                }
             }
-            Poll::Pending => match (keep_alive.as_mut(), tail.as_deref_mut()) {
-                (Some(keep_alive), Some(tail)) => piece_after_silence(exchange, source, tail, keep_alive).await?,
-                _ => exchange.unless_interrupted(poll_fn(|cx| source.poll_piece(cx))).await?,
-            },
         };
         match piece {
             None => return Ok(()),
@@ -273,25 +279,26 @@ async fn append_error(
     exchange.say_incomplete(&event).await
 }
 
-fn write_fields(exchange: &mut Exchange<'_>, headers: &HeaderMap, is_sse: bool) {
-    for (name, value) in headers {
-        if PASSED_FIELDS.contains(&name.as_str()) && !(is_sse && name == CACHE_CONTROL) {
-            exchange.field(name.as_str(), value.as_bytes());
+fn write_fields(exchange: &mut Exchange<'_>, head: &AnswerHead, is_sse: bool) {
+    head.each(|name, value| {
+        let is_it = |passed: &&&str| passed.len() == name.len() && passed.as_bytes().eq_ignore_ascii_case(name);
+        if let Some(name) = PASSED_FIELDS.iter().find(is_it).filter(|name| !(is_sse && **name == CACHE_CONTROL)) {
+            exchange.field(name, value);
         }
-    }
+    });
     if is_sse {
-        exchange.field("cache-control", b"no-store");
+        exchange.field(CACHE_CONTROL, b"no-store");
         exchange.field("x-accel-buffering", b"no");
     }
 }
 
 /// Decides how the client finds the body's end, and writes `content-length` where that is how.
-fn framing_of(exchange: &mut Exchange<'_>, status: u16, headers: &HeaderMap, removed_bytes: u64) -> Framing {
+fn framing_of(exchange: &mut Exchange<'_>, status: u16, head: &AnswerHead, removed_bytes: u64) -> Framing {
     if matches!(status, 204 | 304) {
         return Framing::Empty;
     }
     // Where both stand, hyper reads chunks, and so has to the client.
-    let length = length_of(headers).filter(|_| !headers.contains_key(TRANSFER_ENCODING));
+    let length = length_of(head).filter(|_| !head.has("transfer-encoding"));
     match length {
         Some(length) => {
             exchange.length_field(length.saturating_sub(removed_bytes));
@@ -301,19 +308,19 @@ fn framing_of(exchange: &mut Exchange<'_>, status: u16, headers: &HeaderMap, rem
     }
 }
 
-fn length_of(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+fn length_of(head: &AnswerHead) -> Option<u64> {
+    head.text("content-length")?.parse().ok()
 }
 
 /// Whether the content type is `text/event-stream`.
 pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
-    media_type_is(headers, b"text/event-stream")
+    media_type_is(headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes), EVENT_STREAM)
 }
 
-/// Whether the content type is this one, whatever its parameters.
-pub(crate) fn media_type_is(headers: &HeaderMap, wanted: &[u8]) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| {
-        let media_type = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+/// Whether a content type is this one, whatever its parameters.
+pub(crate) fn media_type_is(content_type: Option<&[u8]>, wanted: &[u8]) -> bool {
+    content_type.is_some_and(|value| {
+        let media_type = value.split(|byte| *byte == b';').next().unwrap_or_default();
         media_type.trim_ascii().eq_ignore_ascii_case(wanted)
     })
 }

@@ -7,9 +7,8 @@
 use crate::error::ApiError;
 use crate::http1::{Exchange, Interruption};
 use crate::relay::{Source, media_type_is};
+use crate::upstream::AnswerHead;
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::future::poll_fn;
@@ -48,21 +47,22 @@ impl Repair {
 pub(crate) async fn examine(
     exchange: &mut Exchange<'_>,
     status: u16,
-    headers: &HeaderMap,
+    head: &AnswerHead,
     source: &mut Source,
     patience: Duration,
 ) -> Result<Repair, Interruption> {
     if status == 304 {
         return Ok(Repair::none());
     }
-    if media_type_is(headers, b"text/html") {
+    let content_type = head.value("content-type");
+    if media_type_is(content_type, b"text/html") {
         return Ok(Repair { replacement: Some(ApiError::UpstreamHtml(status)), ..Repair::default() });
     }
-    let wants_retry_after = matches!(status, 429 | 503) && !headers.contains_key(RETRY_AFTER);
-    let is_json = !headers.contains_key(CONTENT_TYPE)
-        || media_type_is(headers, b"application/json")
-        || media_type_is(headers, b"text/json");
-    if !is_json || headers.contains_key(http::header::CONTENT_ENCODING) {
+    let wants_retry_after = matches!(status, 429 | 503) && !head.has("retry-after");
+    let is_json = content_type.is_none()
+        || media_type_is(content_type, b"application/json")
+        || media_type_is(content_type, b"text/json");
+    if !is_json || head.has("content-encoding") {
         return Ok(Repair::none());
     }
     let mut start = BytesMut::new();

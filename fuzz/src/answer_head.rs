@@ -11,9 +11,9 @@ fn read(pieces: &[&[u8]]) -> Read {
     let (mut input, mut interim_left) = (BytesMut::new(), MAX_INTERIM);
     for (number, piece) in pieces.iter().enumerate() {
         input.extend_from_slice(piece);
-        if let Some((parts, body)) = take_head(&mut input, &mut interim_left).map_err(|error| error.to_string())? {
+        if let Some((head, body)) = take_head(&mut input, &mut interim_left).map_err(|error| error.to_string())? {
             input.extend_from_slice(&pieces[number + 1..].concat());
-            let told = format!("{} {:?} {:?} {body:?}", parts.status, parts.version, parts.headers);
+            let told = format!("{} {:?} {:?} {body:?}", head.status, head.version, head.to_map());
             return Ok(Some((told, input.to_vec())));
         }
     }
@@ -32,12 +32,13 @@ pub fn check(input: &[u8]) {
     }
     let Ok(Some((_, rest))) = &whole else { return };
     let mut input = BytesMut::from(input);
-    let (parts, body) = take_head(&mut input, &mut MAX_INTERIM.clone()).expect("it was good").expect("it was whole");
+    let (head, body) = take_head(&mut input, &mut MAX_INTERIM.clone()).expect("it was good").expect("it was whole");
     assert_eq!(&input[..], &rest[..]);
-    let status = parts.status.as_u16();
+    let status = head.status.as_u16();
     assert!(status == 101 || !(100..200).contains(&status), "an interim answer is none");
+    let fields = head.to_map();
     let values = |name: &str| -> Vec<Vec<u8>> {
-        parts.headers.get_all(name).iter().map(|value| value.as_bytes().to_ascii_lowercase()).collect()
+        fields.get_all(name).iter().map(|value| value.as_bytes().to_ascii_lowercase()).collect()
     };
     let (codings, lengths) = (values("transfer-encoding"), values("content-length"));
     let is_chunked = codings.last().is_some_and(|last| {

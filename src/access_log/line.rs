@@ -124,7 +124,7 @@ fn or_null<T>(out: &mut Vec<u8>, value: Option<T>, append: impl FnOnce(&mut Vec<
 
 /// Ids and aliases may hold whatever their owner likes, causes whatever a library says.
 fn string(out: &mut Vec<u8>, value: &str) {
-    if json::next_special(value.as_bytes(), 0).is_some() {
+    if json::Specials::of(value.as_bytes()).next(0).is_some() {
         let start = out.len();
         if serde_json::to_writer(&mut *out, value).is_err() {
             out.truncate(start);

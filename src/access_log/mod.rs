@@ -9,6 +9,7 @@ mod line;
 use crate::http1::Head;
 use crate::log::{Log, Severity, Style};
 use crate::metrics::Metrics;
+use crate::own_time::OwnTime;
 use crate::signatures::Restored;
 use crate::tokens::{self, Tokens};
 use std::sync::Arc;
@@ -99,6 +100,7 @@ pub struct Record {
     metrics: Arc<Metrics>,
     project: Arc<str>,
     started: Instant,
+    ended: Option<Instant>,
     /// The id that the client gets as `x-request-id`.
     pub id: RequestId,
     /// The method, in the gateway's words.
@@ -152,6 +154,7 @@ impl Record {
             metrics,
             project,
             started: Instant::now(),
+            ended: None,
             id,
             method: "OTHER",
             route: "unmatched",
@@ -183,6 +186,17 @@ impl Record {
         self.trace = Trace::find(head);
     }
 
+    /// The gateway's own time, since the head came.
+    #[must_use]
+    pub fn own_time(&self) -> OwnTime {
+        OwnTime::since(self.started)
+    }
+
+    /// Notes that the request ends now, and tells when that is.
+    pub fn note_end(&mut self) -> Instant {
+        *self.ended.insert(Instant::now())
+    }
+
     /// Since the head came.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
@@ -207,7 +221,8 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let duration = self.elapsed();
+        let ended = self.ended.unwrap_or_else(Instant::now);
+        let duration = ended.saturating_duration_since(self.started);
         // Only a task that was dropped or panicked has no outcome: the client sees its connection close.
         let unforeseen = if std::thread::panicking() { Outcome::InternalError } else { Outcome::CutByShutdown };
         let outcome = *self.outcome.get_or_insert(unforeseen);

@@ -31,8 +31,8 @@ enum State {
 }
 
 impl Decoder {
-    /// Moves what can be decoded from `input` to `body`, up to the end of one chunk. `body` never grows beyond `limit`
-    /// bytes: the chunk that would do so stays.
+    /// Moves what can be decoded from `input` to `body`, up to the end of one chunk and the line end behind it. `body`
+    /// never grows beyond `limit` bytes: the chunk that would do so stays.
     ///
     /// # Errors
     /// When the coding is broken.
@@ -59,6 +59,10 @@ impl Decoder {
                     let left = left - piece as u64;
                     if left == 0 {
                         self.state = State::DataEnd;
+                        if input.starts_with(b"\r\n") {
+                            input.advance(2);
+                            self.state = State::Size;
+                        }
                         return Ok(Progress::ChunkEnded);
                     }
                     self.state = State::Data(left);
@@ -183,6 +187,7 @@ mod tests {
             let mut body = BytesMut::new();
             assert_eq!(decoder.decode(&mut input, &mut body, 100), Ok(progress));
             assert_eq!(body, chunk);
+            assert!(!input.starts_with(b"\r\n"), "a chunk's line end goes with it");
         }
     }
 

@@ -77,7 +77,9 @@ pub struct Connection {
     was_heard: bool,
     stop: Lookout,
     /// For the next head.
-    alarm: Alarm,
+    pub(super) alarm: Alarm,
+    /// Since when the next head is waited for.
+    pub(super) rests_since: Instant,
     /// Those among which it has a place that others may need.
     among: Option<Arc<Connections>>,
     was_cut: bool,
@@ -98,6 +100,7 @@ impl Connection {
             was_cut: false,
             stop: Lookout::new(stop),
             alarm: Alarm::default(),
+            rests_since: Instant::now(),
             among,
         }
     }
@@ -114,7 +117,7 @@ impl Connection {
     /// When what came is no valid head or took too long.
     pub async fn next_head(&mut self) -> Result<Option<Head>, ApiError> {
         let Self { stream, input, stop, alarm, among, was_heard, .. } = self;
-        let waits_since = Instant::now();
+        let waits_since = self.rests_since;
         let mut begun: Option<Instant> = None;
         let mut is_spare = false;
         // Not anew with each byte: that would be a place at the end of the queue.

@@ -4,6 +4,7 @@ use super::chunked::{Decoder, Progress};
 use super::connection::{BodyPatience, Connection, Interruption};
 use super::head::{BodyLength, Head, Method};
 use crate::access_log::{Outcome, Record};
+use crate::alarm::Alarm;
 use crate::budget::BodyBudget;
 use crate::clock::append_http_date;
 use crate::config::AllowedOrigins;
@@ -176,6 +177,16 @@ impl<'c> Exchange<'c> {
     /// The interruption.
     pub async fn unless_interrupted<F: Future>(&mut self, future: F) -> Result<F::Output, Interruption> {
         self.connection.unless_interrupted(future).await
+    }
+
+    /// The connection's timer, which only the wait for the next head needs.
+    pub fn take_alarm(&mut self) -> Alarm {
+        std::mem::take(&mut self.connection.alarm)
+    }
+
+    /// Gives it back.
+    pub fn return_alarm(&mut self, alarm: Alarm) {
+        self.connection.alarm = alarm;
     }
 
     /// Reads the whole request body within the limits.
@@ -543,6 +554,7 @@ impl<'c> Exchange<'c> {
         if matches!(result, Err(Failure::Interrupted(Interruption::Stalled))) {
             self.record.error.get_or_insert_with(|| "client_stopped_reading".to_owned());
         }
+        self.connection.rests_since = self.record.note_end().into();
         let outcome = &mut self.record.outcome;
         match result {
             Ok(()) => {

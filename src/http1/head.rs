@@ -73,6 +73,9 @@ pub struct Head {
     pub expectation_fails: bool,
     path: Span,
     fields: Vec<(Span, Span)>,
+    /// A bit for each length that names of fields have, the longest folded in: most that do not stand here are known by
+    /// that, without a look at the fields.
+    name_lengths: u64,
 }
 
 /// Where something stands in a head: small, since a head is held as long as its answer streams.
@@ -113,6 +116,7 @@ impl Head {
             expectation_fails: false,
             path: Span::default(),
             fields: Vec::new(),
+            name_lengths: 0,
         }
     }
 
@@ -165,6 +169,7 @@ impl Head {
             expectation_fails: false,
             path,
             fields,
+            name_lengths: 0,
         };
         head.read_framing()?;
         Ok(head)
@@ -177,7 +182,9 @@ impl Head {
         let mut chunked = false;
         let (mut close, mut keep_alive) = (false, false);
         let (mut expects_continue, mut expectation_fails) = (false, false);
+        let mut name_lengths = 0;
         for (name, value) in self.fields() {
+            name_lengths |= bit_of_length(name.len());
             // The length tells most fields apart before any byte is compared.
             match name.len() {
                 4 if name.eq_ignore_ascii_case(b"host") => {
@@ -230,6 +237,7 @@ impl Head {
             (None, true) => BodyLength::Chunked,
             (length, false) => BodyLength::Counted(length.unwrap_or(0)),
         };
+        self.name_lengths = name_lengths;
         self.expectation_fails = expectation_fails;
         self.keep_alive = !close && (self.http11 || keep_alive);
         // HTTP/1.0 clients do not know interim answers (RFC 9110, section 10.1.1).
@@ -256,11 +264,13 @@ impl Head {
 
     /// Where all values of a header field stand.
     fn spans<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Range<usize>> + 'a {
+        let may_be_there = self.name_lengths & bit_of_length(name.len()) != 0;
+        let fields = if may_be_there { &self.fields[..] } else { &[] };
         // The length tells most fields apart before any byte is looked at.
         let is_it = move |known: Span| {
             usize::from(known.length) == name.len() && self.bytes[known.range()].eq_ignore_ascii_case(name.as_bytes())
         };
-        self.fields.iter().filter(move |(known, _)| is_it(*known)).map(|(_, value)| value.range())
+        fields.iter().filter(move |(known, _)| is_it(*known)).map(|(_, value)| value.range())
     }
 
     /// All values of a header field; `name` in lower case.
@@ -279,6 +289,11 @@ impl Head {
     pub fn shared_value(&self, name: &str) -> Option<Bytes> {
         self.spans(name).next().map(|span| self.bytes.slice(span))
     }
+}
+
+/// The bit of a name's length.
+fn bit_of_length(length: usize) -> u64 {
+    1 << (length % 64)
 }
 
 /// How many bytes the head has, its last empty line included; `None` while its end has not come.
@@ -380,6 +395,20 @@ mod tests {
         assert_eq!(head.body, BodyLength::Counted(3));
         assert!(head.keep_alive && head.http11 && !head.expects_continue);
         assert_eq!(input, "abcGET");
+    }
+
+    #[test]
+    fn fields_are_found_by_names_of_any_length() {
+        for length in [1, 2, 63, 64, 65, 128, 129] {
+            let name = "x".repeat(length);
+            let head = head(&format!("GET / HTTP/1.1\r\nHost: a\r\n{name}: 1\r\nb: 2\r\n{name}: 3\r\n\r\n"));
+            let found: Vec<&[u8]> = head.values(&name).collect();
+            assert_eq!(found, [b"1", b"3"], "{length}");
+            assert_eq!(head.value("b"), Some(&b"2"[..]));
+            for other in [1, 65, 64, 128, 5].map(|length| "y".repeat(length)) {
+                assert_eq!(head.value(&other), None, "{other}");
+            }
+        }
     }
 
     #[test]

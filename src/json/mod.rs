@@ -1,8 +1,10 @@
 //! JSON objects as they were written: fields in order, raw, repeated ones included.
 
 mod scan;
+mod specials;
 
-pub use scan::{fields, is_name, next_special, values};
+pub use scan::{fields, is_name, values};
+pub use specials::Specials;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;

@@ -3,7 +3,7 @@
 //! It knows as much of JSON as tells a top-level field from a text or a nested object that looks like one. A text that
 //! is not one whole object has no such field. What the value itself is worth is for a parser to say.
 
-use crate::json;
+use crate::json::Specials;
 
 /// More of a value is not kept, in bytes. What is cut off is no JSON any more.
 const MAX_VALUE_BYTES: usize = 16 * 1024;
@@ -71,15 +71,16 @@ impl Finder {
     }
 
     /// Reads the next part of the text.
-    pub(super) fn push(&mut self, mut part: &[u8]) {
-        while !part.is_empty() {
-            let read = match self.state {
+    pub(super) fn push(&mut self, part: &[u8]) {
+        let mut specials = Specials::of(part);
+        let mut read = 0;
+        while read < part.len() {
+            read = match self.state {
                 State::Broken => return,
-                State::Value | State::String => self.read_value(part),
-                State::Key(known) => self.read_key(known, part),
-                _ => self.read_between(part),
+                State::Value | State::String => self.read_value(part, read, &mut specials),
+                State::Key(known) => self.read_key(known, part, read),
+                _ => self.read_between(part, read),
             };
-            part = part.get(read..).unwrap_or_default();
         }
     }
 
@@ -91,18 +92,14 @@ impl Finder {
     }
 
     /// Reads a value up to its end, and says how far that was.
-    fn read_value(&mut self, part: &[u8]) -> usize {
-        let mut read = 0;
+    fn read_value(&mut self, part: &[u8], from: usize, specials: &mut Specials<'_>) -> usize {
+        let mut read = from;
+        if self.state == State::String {
+            read = self.read_string(part, read, specials);
+        }
         let end = loop {
-            let rest = part.get(read..).unwrap_or_default();
-            if self.state == State::String {
-                read += self.read_string(rest);
-                if self.state == State::String {
-                    break read;
-                }
-                continue;
-            }
             let kinds = if self.depth == 0 { TOP_LEVEL | NESTED } else { NESTED };
+            let rest = part.get(read..).unwrap_or_default();
             let Some(plain) = rest.iter().position(|byte| STRUCTURE[usize::from(*byte)] & kinds != 0) else {
                 read = part.len();
                 break read;
@@ -110,7 +107,7 @@ impl Finder {
             let at = read + plain;
             read = at + 1;
             match (rest.get(plain), self.depth) {
-                (Some(b'"'), _) => self.state = State::String,
+                (Some(b'"'), _) => read = self.read_string(part, read, specials),
                 (Some(b'{' | b'['), _) => match self.depth.checked_add(1) {
                     Some(depth) => self.depth = depth,
                     None => self.state = State::Broken,
@@ -126,14 +123,14 @@ impl Finder {
                 break at;
             }
         };
-        self.keep(part, end);
+        self.keep(part.get(from..end).unwrap_or_default());
         read
     }
 
-    /// Reads a string up to its end, and says how far that was: all of it where the end has not come.
-    fn read_string(&mut self, part: &[u8]) -> usize {
-        let mut read = usize::from(std::mem::take(&mut self.is_escaped) && !part.is_empty());
-        while let Some(at) = json::next_special(part, read) {
+    /// Reads a string of a value up to its end, and says how far that was: all of it where the end has not come.
+    fn read_string(&mut self, part: &[u8], from: usize, specials: &mut Specials<'_>) -> usize {
+        let mut read = from + usize::from(std::mem::take(&mut self.is_escaped) && from < part.len());
+        while let Some(at) = specials.next(read) {
             read = match part.get(at) {
                 Some(b'"') => {
                     self.state = State::Value;
@@ -143,19 +140,21 @@ impl Finder {
                 _ => at + 1,
             };
         }
+        self.state = State::String;
         // A backslash was the last byte.
         self.is_escaped = read > part.len();
         part.len()
     }
 
     /// Reads a key up to its end, and says how far that was.
-    fn read_key(&mut self, known: Option<usize>, part: &[u8]) -> usize {
+    fn read_key(&mut self, known: Option<usize>, part: &[u8], from: usize) -> usize {
+        let rest = part.get(from..).unwrap_or_default();
         // Names are short.
-        let end = part.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(part.len());
-        let run = part.get(..end).unwrap_or_default();
+        let end = rest.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(rest.len());
+        let run = rest.get(..end).unwrap_or_default();
         let is_name = |known: &usize| self.name.get(*known..).is_some_and(|rest| rest.starts_with(run));
         let known = known.filter(is_name).map(|known| known + run.len());
-        self.state = match part.get(end) {
+        self.state = match rest.get(end) {
             None => State::Key(known),
             Some(b'"') => {
                 self.is_wanted = known == Some(self.name.len());
@@ -164,12 +163,12 @@ impl Finder {
             // It could be any name, and nobody writes one so.
             Some(_) => State::Broken,
         };
-        end + 1
+        from + end + 1
     }
 
     /// Reads one byte that stands between keys and values.
-    fn read_between(&mut self, part: &[u8]) -> usize {
-        let Some(byte) = part.first() else { return 0 };
+    fn read_between(&mut self, part: &[u8], at: usize) -> usize {
+        let Some(byte) = part.get(at) else { return at };
         self.state = match (self.state, byte) {
             (state, b' ' | b'\t' | b'\n' | b'\r') => state,
             (State::Start, b'{') => State::BeforeKey,
@@ -184,14 +183,14 @@ impl Finder {
             }
             _ => State::Broken,
         };
-        1
+        at + 1
     }
 
     /// Keeps what was read of a value, if it is the one.
-    fn keep(&mut self, part: &[u8], read: usize) {
+    fn keep(&mut self, read: &[u8]) {
         if self.is_wanted {
             let room = MAX_VALUE_BYTES.saturating_sub(self.value.len());
-            self.value.extend_from_slice(part.get(..read.min(room)).unwrap_or_default());
+            self.value.extend_from_slice(read.get(..room).unwrap_or(read));
         }
     }
 }

@@ -1,20 +1,19 @@
 //! The request body on its way up: pieces that are sent one after the other, none of them copied.
 
 use bytes::{Bytes, BytesMut};
-use std::sync::Arc;
 
 /// Pieces of a body up to this size are joined for HTTP/2, in bytes: a frame costs more than the copy.
 const JOINED_BYTES: usize = 16 * 1024;
 
 /// A body in pieces, none of which is empty.
 pub(super) struct RequestBody {
-    pieces: Arc<[Bytes]>,
+    pieces: Vec<Bytes>,
     length: usize,
 }
 
 impl RequestBody {
-    pub(super) fn new(pieces: Vec<Bytes>) -> Self {
-        let pieces: Arc<[Bytes]> = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
+    pub(super) fn new(mut pieces: Vec<Bytes>) -> Self {
+        pieces.retain(|piece| !piece.is_empty());
         let length = pieces.iter().map(Bytes::len).sum();
         Self { pieces, length }
     }

@@ -4,11 +4,11 @@
 //! its read buffer stays as long as the connection. Here nothing is handed over, and a connection that waits holds no
 //! buffer. `httparse` does the parsing.
 
+use super::head::{AnswerHead, WrittenFields};
 use super::response::BodyBroke;
 use crate::http1::chunked::{Decoder, Progress};
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, response::Parts};
+use http::{StatusCode, Version};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -56,6 +56,8 @@ pub(super) struct Connection {
     transport: Transport,
     /// Read and not yet used.
     input: BytesMut,
+    /// The last read took all that there was.
+    is_drained: bool,
     /// What of the request is still to be sent, while its answer is coming already.
     rest: Option<Rest>,
     /// Whether the next request can go out: the last answer has come to its end, and both sides keep the connection.
@@ -100,7 +102,7 @@ impl Connection {
     }
 
     fn over(transport: Transport) -> Self {
-        Self { transport, input: BytesMut::new(), rest: None, is_idle: true }
+        Self { transport, input: BytesMut::new(), is_drained: false, rest: None, is_idle: true }
     }
 
     /// Whether the next request can go out.
@@ -120,15 +122,20 @@ impl Connection {
     ///
     /// # Errors
     /// When there is no answer to be had. Whatever happens, dropping the future spoils the connection.
-    pub(super) async fn send(&mut self, head: &[u8], body_pieces: &[Bytes]) -> Result<(Parts, Body), SendError> {
+    pub(super) async fn send<'a, I>(&mut self, head: &'a [u8], pieces: I) -> Result<(AnswerHead, Body), SendError>
+    where
+        I: Iterator<Item = &'a Bytes> + Clone,
+    {
         self.is_idle = false;
-        let total = head.len() + body_pieces.iter().map(Bytes::len).sum::<usize>();
+        self.is_drained = false;
+        let total = head.len() + pieces.clone().map(Bytes::len).sum::<usize>();
         let mut sent = 0;
         let mut failed = None;
         let mut interim_left = MAX_INTERIM;
         poll_fn(|cx| {
             while sent < total && failed.is_none() {
-                match self.transport.poll_write(cx, &slices_from(sent, head, body_pieces)) {
+                let (slices, filled) = slices_from(sent, head, pieces.clone());
+                match self.transport.poll_write(cx, &slices[..filled]) {
                     Poll::Ready(Ok(count @ 1..)) => sent += count,
                     Poll::Ready(Ok(_)) => failed = Some(io::ErrorKind::WriteZero.into()),
                     Poll::Ready(Err(error)) => failed = Some(error),
@@ -144,13 +151,13 @@ impl Connection {
                 return Poll::Ready(Err(SendError::Unsent(error)));
             }
             loop {
-                if let Some((parts, mut body)) = take_head(&mut self.input, &mut interim_left)? {
+                if let Some((answer, mut body)) = take_head(&mut self.input, &mut interim_left)? {
                     body.keeps_connection &= failed.is_none();
                     if sent < total && failed.is_none() {
-                        self.rest = Some(Rest::new(sent, head, body_pieces));
+                        self.rest = Some(Rest::new(sent, head, pieces.clone()));
                     }
                     self.is_idle = matches!(body.framing, Framing::Ended) && self.is_idle_after(&body);
-                    return Poll::Ready(Ok((parts, body)));
+                    return Poll::Ready(Ok((answer, body)));
                 }
                 match ready!(self.poll_read_more(cx)) {
                     Ok(1..) => {}
@@ -183,6 +190,11 @@ impl Connection {
         polled
     }
 
+    /// Whether another piece of a body, or its end, may be there without a wait.
+    pub(super) fn may_have_more(&self, body: &Body) -> bool {
+        !self.is_drained || !self.input.is_empty() || matches!(body.framing, Framing::Ended | Framing::Malformed)
+    }
+
     /// Whether the next request can go out when a body has ended.
     fn is_idle_after(&self, body: &Body) -> bool {
         body.keeps_connection && self.rest.is_none() && self.input.is_empty()
@@ -192,11 +204,11 @@ impl Connection {
     fn send_rest(&mut self, body: &mut Body, cx: &mut Context<'_>) {
         let Some(rest) = &mut self.rest else { return };
         let done = loop {
-            let slices = slices_from(rest.sent, b"", &rest.pieces);
-            if slices[0].is_empty() {
+            let (slices, filled) = slices_from(rest.sent, b"", rest.pieces.iter());
+            if filled == 0 {
                 break self.transport.poll_flush(cx);
             }
-            match self.transport.poll_write(cx, &slices) {
+            match self.transport.poll_write(cx, &slices[..filled]) {
                 Poll::Ready(Ok(count @ 1..)) => rest.sent += count,
                 Poll::Ready(Ok(_)) => break Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
@@ -256,22 +268,25 @@ impl Connection {
         let mut scratch = [const { MaybeUninit::<u8>::uninit() }; SCRATCH_BYTES];
         let mut read = ReadBuf::uninit(&mut scratch);
         ready!(self.transport.poll_read(cx, &mut read))?;
+        let filled = read.filled().len();
         self.input.extend_from_slice(read.filled());
-        Poll::Ready(Ok(read.filled().len()))
+        // TLS may have more in its hands.
+        self.is_drained = filled < SCRATCH_BYTES && matches!(self.transport, Transport::Plain(_));
+        Poll::Ready(Ok(filled))
     }
 }
 
 impl Rest {
     /// What is left of a request of which so many bytes have been sent.
-    fn new(sent: usize, head: &[u8], body: &[Bytes]) -> Self {
+    fn new<'a>(sent: usize, head: &[u8], pieces: impl Iterator<Item = &'a Bytes>) -> Self {
         let of_head = Bytes::copy_from_slice(head.get(sent..).unwrap_or_default());
         let mut skip = sent.saturating_sub(head.len());
-        let of_body = body.iter().filter_map(|piece| {
+        let behind = pieces.filter_map(|piece| {
             let here = skip.min(piece.len());
             skip -= here;
             (here < piece.len()).then(|| piece.slice(here..))
         });
-        Self { pieces: [of_head].into_iter().chain(of_body).collect(), sent: 0 }
+        Self { pieces: [of_head].into_iter().chain(behind).collect(), sent: 0 }
     }
 }
 
@@ -299,26 +314,32 @@ impl Transport {
     }
 }
 
-/// What of a request is still to be sent.
-fn slices_from<'a>(mut skip: usize, head: &'a [u8], body: &'a [Bytes]) -> [IoSlice<'a>; MAX_SLICES] {
+/// What of a request is still to be sent, and how many slices of that there are: the kernel takes the time to look at
+/// empty ones too.
+fn slices_from<'a>(
+    mut skip: usize,
+    head: &'a [u8],
+    pieces: impl Iterator<Item = &'a Bytes>,
+) -> ([IoSlice<'a>; MAX_SLICES], usize) {
     let mut slices = [IoSlice::new(b""); MAX_SLICES];
-    let mut free = slices.iter_mut();
-    for part in [head].into_iter().chain(body.iter().map(|piece| &**piece)) {
+    let mut filled = 0;
+    for part in [head].into_iter().chain(pieces.map(|piece| &**piece)) {
         if skip >= part.len() {
             skip -= part.len();
-        } else if let Some(slice) = free.next() {
+        } else if let Some(slice) = slices.get_mut(filled) {
             *slice = IoSlice::new(&part[skip..]);
             skip = 0;
+            filled += 1;
         }
     }
-    slices
+    (slices, filled)
 }
 
 /// Takes the head of the final answer off the front, interim ones before it; `None` while it is not whole.
 ///
 /// # Errors
 /// When what is there can never become one, or more interim ones came than may.
-pub fn take_head(input: &mut BytesMut, interim_left: &mut u32) -> Result<Option<(Parts, Body)>, SendError> {
+pub fn take_head(input: &mut BytesMut, interim_left: &mut u32) -> Result<Option<(AnswerHead, Body)>, SendError> {
     loop {
         if input.is_empty() {
             return Ok(None);
@@ -344,34 +365,25 @@ pub fn take_head(input: &mut BytesMut, interim_left: &mut u32) -> Result<Option<
             continue;
         }
         let is_http11 = response.version == Some(1);
-        let mut headers = HeaderMap::with_capacity(response.headers.len());
-        for field in response.headers.iter() {
-            let name = HeaderName::from_bytes(field.name.as_bytes());
-            let value = HeaderValue::from_bytes(field.value);
-            let (Ok(name), Ok(value)) = (name, value) else {
-                return Err(SendError::Malformed("a field of its head cannot be read"));
-            };
-            headers.append(name, value);
-        }
+        let head = input.get(..length).unwrap_or_default();
+        let fields = WrittenFields::of(head, response.headers)
+            .ok_or(SendError::Malformed("a field of its head cannot be read"))?;
         input.advance(length);
-        let body = Body::of(status, &headers, is_http11)?;
-        let mut response = Response::new(());
-        *response.status_mut() = status;
-        *response.version_mut() = if is_http11 { Version::HTTP_11 } else { Version::HTTP_10 };
-        *response.headers_mut() = headers;
-        return Ok(Some((response.into_parts().0, body)));
+        let body = Body::of(status, &fields, is_http11)?;
+        let version = if is_http11 { Version::HTTP_11 } else { Version::HTTP_10 };
+        return Ok(Some((AnswerHead::written(status, version, fields), body)));
     }
 }
 
 impl Body {
     /// Where the body of an answer to a POST ends (RFC 9112, section 6.3).
-    fn of(status: StatusCode, headers: &HeaderMap, is_http11: bool) -> Result<Self, SendError> {
-        let codings = headers.get_all(TRANSFER_ENCODING);
-        let last_coding = codings.iter().next_back().map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+    fn of(status: StatusCode, fields: &WrittenFields, is_http11: bool) -> Result<Self, SendError> {
+        let last_coding = fields.values("transfer-encoding").next_back();
+        let last_coding = last_coding.map(|value| value.rsplit(|byte| *byte == b','));
         let last_coding = last_coding.and_then(|mut codings| codings.next()).map(<[u8]>::trim_ascii);
         let mut length = None;
-        for value in headers.get_all(CONTENT_LENGTH) {
-            let number = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        for value in fields.values("content-length") {
+            let number = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
             let number: Option<u64> = number.and_then(|text| text.parse().ok());
             if number.is_none() || length.replace(number).is_some_and(|earlier| earlier != number) {
                 return Err(SendError::Malformed("its length cannot be told"));
@@ -385,9 +397,9 @@ impl Body {
             (None, Some(length)) => Framing::Counted(length),
         };
         let says = |word: &[u8]| {
-            let values = headers.get_all(CONNECTION).iter();
+            let values = fields.values("connection");
             values
-                .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+                .flat_map(|value| value.split(|byte| *byte == b','))
                 .any(|token| token.trim_ascii().eq_ignore_ascii_case(word))
         };
         let keeps = !says(b"close") && (is_http11 || says(b"keep-alive"));
@@ -403,7 +415,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn head(text: &str) -> Result<Option<(Parts, Body)>, SendError> {
+    fn head(text: &str) -> Result<Option<(AnswerHead, Body)>, SendError> {
         take_head(&mut BytesMut::from(text), &mut MAX_INTERIM.clone())
     }
 
@@ -435,11 +447,11 @@ mod tests {
 
     #[test]
     fn interim_answers_are_passed_over() {
-        let (parts, _) =
+        let (answer, _) =
             head("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nlink: x\r\n\r\nHTTP/1.0 404 No\r\n\r\n")
                 .unwrap()
                 .unwrap();
-        assert_eq!((parts.status.as_u16(), parts.version), (404, Version::HTTP_10));
+        assert_eq!((answer.status.as_u16(), answer.version), (404, Version::HTTP_10));
         assert!(head("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 20").unwrap().is_none());
         assert_eq!(head("HTTP/1.1 101 Switch\r\n\r\n").unwrap().unwrap().0.status, 101);
     }
@@ -452,10 +464,25 @@ mod tests {
     }
 
     #[test]
+    fn fields_are_found_whatever_their_case_and_told_as_they_were_written() {
+        let text = "HTTP/1.1 200 OK\r\nX-A:  1 \r\nx-b:\r\nx-a: \t2\r\nX-C: \u{e9}\r\ncontent-length: 0\r\n\r\n";
+        let (answer, _) = head(text).unwrap().unwrap();
+        assert_eq!((answer.value("x-a"), answer.text("x-a")), (Some(&b"1"[..]), Some("1")));
+        assert_eq!((answer.value("x-b"), answer.has("x-b"), answer.has("x-d")), (Some(&b""[..]), true, false));
+        assert_eq!((answer.value("x-c"), answer.text("x-c")), (Some("\u{e9}".as_bytes()), None));
+        let mut told = Vec::new();
+        answer.each(|name, value| told.push((name.to_vec(), value.to_vec())));
+        let expected = [("X-A", "1"), ("x-b", ""), ("x-a", "2"), ("X-C", "\u{e9}"), ("content-length", "0")];
+        assert_eq!(told, expected.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())));
+        let map = answer.to_map();
+        assert_eq!((map.len(), map.get_all("x-a").iter().count()), (5, 2));
+    }
+
+    #[test]
     fn the_rest_of_a_request_is_what_was_not_sent() {
         let body = ["abc", "de", "f"].map(Bytes::from);
         for sent in 0..10 {
-            let rest = Rest::new(sent, b"head", &body);
+            let rest = Rest::new(sent, b"head", body.iter());
             assert_eq!(rest.pieces.concat(), b"headabcdef"[sent..], "{sent}");
         }
     }
@@ -474,9 +501,10 @@ mod tests {
         let all = [b"head" as &[u8], &body.concat()].concat();
         let mut sent = Vec::new();
         while sent.len() < all.len() {
-            let slices = slices_from(sent.len(), b"head", &body);
+            let (slices, filled) = slices_from(sent.len(), b"head", body.iter());
+            assert!(slices[..filled].iter().all(|slice| !slice.is_empty()));
             // As a socket that takes half of what it is given.
-            let given: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+            let given: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
             sent.extend_from_slice(&given[..given.len().div_ceil(2)]);
         }
         assert_eq!(sent, all);

@@ -2,6 +2,7 @@
 
 mod body;
 mod connect;
+mod head;
 pub mod http1;
 mod http2;
 mod pool;
@@ -10,8 +11,10 @@ mod wire;
 
 pub use connect::{NoCertificates, tls_config};
 pub(crate) use connect::{Stream, connect};
+pub use head::AnswerHead;
 pub(crate) use response::{BodyBroke, ResponseBody};
 
+use crate::alarm::Alarm;
 use crate::budget::Reservation;
 use crate::config::{BaseUrl, Config};
 use crate::credentials::{Bearer, Credentials};
@@ -20,10 +23,10 @@ use crate::http1::Head;
 use crate::locations::Route;
 use crate::models::Models;
 use crate::numbers::append_number;
+use crate::own_time::OwnTime;
 use body::RequestBody;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, USER_AGENT};
-use http::response::Parts;
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http1::SendError;
@@ -31,7 +34,6 @@ use pool::{Held, Lease, LeaseError, Pool, StreamLease};
 use rustls::ClientConfig;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::time::timeout_at;
 
 /// The client's header fields that go up. Nothing else of the client does, apart from the body.
 static PASSED_FIELDS: [HeaderName; 4] = [
@@ -71,7 +73,8 @@ struct Endpoint {
 
 /// A chat that is ready to go up.
 pub struct ChatRequest {
-    fields: Vec<(HeaderName, HeaderValue)>,
+    /// Values come through the parser of the client's head, which lets no line end pass.
+    fields: Vec<(&'static HeaderName, Bytes)>,
     body: RequestBody,
     /// The client's body and what was added to it, whose place in the memory budget stays taken as long as pieces or a
     /// copy are held.
@@ -82,10 +85,7 @@ impl ChatRequest {
     /// Takes from the client's head what may go up.
     #[must_use]
     pub fn new(head: &Head, pieces: Vec<Bytes>, original: (Bytes, Option<Reservation>)) -> Self {
-        let fields = PASSED_FIELDS.iter().filter_map(|name| {
-            let value = HeaderValue::from_maybe_shared(head.shared_value(name.as_str())?).ok()?;
-            Some((name.clone(), value))
-        });
+        let fields = PASSED_FIELDS.iter().filter_map(|name| Some((name, head.shared_value(name.as_str())?)));
         Self { fields: fields.collect(), body: RequestBody::new(pieces), _original: original }
     }
 }
@@ -93,12 +93,12 @@ impl ChatRequest {
 /// Upstream's answer, its body still to come.
 pub struct Answer {
     /// Status and header fields.
-    pub parts: Parts,
+    pub head: AnswerHead,
     /// The body.
     pub(crate) body: ResponseBody,
     /// From the request's departure to the answer's header fields.
     pub waited: Duration,
-    /// What the gateway itself took to send it.
+    /// What the gateway itself took until the request left.
     pub overhead: Duration,
     /// The location that answered, where it was one of several.
     pub location: Option<Arc<str>>,
@@ -111,11 +111,38 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// What has come now, of a request that left at `departure`.
-    fn new(parts: Parts, body: ResponseBody, overhead: Duration, departure: Instant, patience: Duration) -> Self {
+    /// What has come to a request that left a while ago.
+    fn new(head: AnswerHead, body: ResponseBody, sent: Sent, times: &Times<'_>) -> Self {
+        let Sent { overhead, waited } = sent;
+        let patience = times.patience;
+        Self { head, body, waited, overhead, location: None, attempts: None, patience, failure_elsewhere: None }
+    }
+}
+
+/// What a request takes of the gateway's time, and what it has left of upstream's.
+struct Times<'a> {
+    own: OwnTime,
+    /// For the fields of an answer's head.
+    patience: Duration,
+    alarm: &'a mut Alarm,
+}
+
+/// How long a request took to leave, and to be answered.
+struct Sent {
+    overhead: Duration,
+    waited: Duration,
+}
+
+impl Times<'_> {
+    /// Waits for `answered`, of a request that leaves now; `None` when that takes too long.
+    async fn wait<F: Future>(&mut self, answered: F) -> (Option<F::Output>, Sent) {
+        let departure = Instant::now();
+        let overhead = self.own.until(departure);
+        let answered = self.alarm.unless_due((departure + self.patience).into(), answered).await;
         let waited = departure.elapsed();
-        let patience = patience.saturating_sub(waited);
-        Self { parts, body, waited, overhead, location: None, attempts: None, patience, failure_elsewhere: None }
+        self.own.leave_out(waited);
+        self.patience = self.patience.saturating_sub(waited);
+        (answered, Sent { overhead, waited })
     }
 }
 
@@ -226,17 +253,23 @@ impl Vertex {
     }
 
     /// Sends a chat up and waits for the header fields of its answer, from a later location of the route if an earlier
-    /// one has no capacity or cannot be reached. Dropping the future cancels it.
+    /// one has no capacity or cannot be reached. Dropping the future cancels it. `alarm` is one of the task that waits.
     ///
     /// # Errors
     /// As [`Self::forward_to`] has them.
-    pub async fn forward(&self, route: &Route, request: ChatRequest) -> Result<Answer, ForwardError> {
-        let Some(mut tour) = route.tour() else { return self.forward_to(route.first(), &request).await };
-        let mut patience = self.timeout;
+    pub async fn forward(
+        &self,
+        route: &Route,
+        request: ChatRequest,
+        own: OwnTime,
+        alarm: &mut Alarm,
+    ) -> Result<Answer, ForwardError> {
+        let mut times = Times { own, patience: self.timeout, alarm };
+        let Some(mut tour) = route.tour() else { return self.ask(route.first(), &request, &mut times).await };
         let mut answered = None;
         loop {
             let location = tour.location();
-            let asked = self.ask(location, &request, &mut patience).await;
+            let asked = self.ask(location, &request, &mut times).await;
             let is_last = if is_for_elsewhere(&asked) {
                 !tour.go_on()
             } else {
@@ -267,34 +300,32 @@ impl Vertex {
     /// # Errors
     /// No bearer, no connection, no answer in time, or two bearers refused.
     pub async fn forward_to(&self, location: usize, request: &ChatRequest) -> Result<Answer, ForwardError> {
-        self.ask(location, request, &mut self.timeout.clone()).await
+        let mut alarm = Alarm::default();
+        let mut times = Times { own: OwnTime::since(Instant::now()), patience: self.timeout, alarm: &mut alarm };
+        self.ask(location, request, &mut times).await
     }
 
-    /// The same, where no more than `patience` is waited for header fields, from which that time is taken away.
-    async fn ask(
-        &self,
-        location: usize,
-        request: &ChatRequest,
-        patience: &mut Duration,
-    ) -> Result<Answer, ForwardError> {
+    /// The same, where no more than what is left of the time is waited for header fields.
+    async fn ask(&self, location: usize, request: &ChatRequest, times: &mut Times<'_>) -> Result<Answer, ForwardError> {
         let endpoint = &self.endpoints[location];
         let no_bearer = |_| ForwardError::new(ApiError::CredentialsUnavailable, "no bearer in time");
-        let mut bearer = self.credentials.bearer().await.map_err(no_bearer)?;
+        let now = times.own.lagging_now().into();
+        let mut bearer = times.own.leaving_out(self.credentials.bearer(now)).await.map_err(no_bearer)?;
         let (mut bearer_is_second, mut was_refused, mut left_behind, mut unsent) = (false, false, 0, 0);
         loop {
-            match self.attempt(endpoint, request, &bearer, patience).await {
-                Ok(answer) if answer.parts.status != StatusCode::UNAUTHORIZED => return Ok(answer),
+            match self.attempt(endpoint, request, &bearer, times).await {
+                Ok(answer) if answer.head.status != StatusCode::UNAUTHORIZED => return Ok(answer),
                 Ok(refused) if bearer_is_second => {
                     let mut error =
                         ForwardError::new(ApiError::UpstreamRejectedCredentials, "two bearers were refused");
-                    error.status = Some(refused.parts.status.as_u16());
+                    error.status = Some(refused.head.status.as_u16());
                     return Err(error);
                 }
                 Ok(refused) => {
                     // Its place on the connection is free while a bearer is waited for.
                     drop(refused);
                     bearer_is_second = true;
-                    bearer = self.credentials.replace(&bearer).await.map_err(no_bearer)?;
+                    bearer = times.own.leaving_out(self.credentials.replace(&bearer)).await.map_err(no_bearer)?;
                 }
                 Err(Attempt::Unsent(_)) if unsent < MAX_UNSENT => unsent += 1,
                 Err(Attempt::LeftBehind(_)) if left_behind < MAX_LEFT_BEHIND => left_behind += 1,
@@ -312,28 +343,22 @@ impl Vertex {
         endpoint: &Endpoint,
         request: &ChatRequest,
         bearer: &Bearer,
-        patience: &mut Duration,
+        times: &mut Times<'_>,
     ) -> Result<Answer, Attempt> {
-        let lease = self.pools[endpoint.pool].lease().await.map_err(|error| {
+        let lease = times.own.leaving_out(self.pools[endpoint.pool].lease()).await.map_err(|error| {
             let told = match error {
                 LeaseError::Connect(_) => ApiError::UpstreamUnreachable,
                 LeaseError::Saturated => ApiError::UpstreamSaturated,
             };
             Attempt::Failed(ForwardError::new(told, error))
         })?;
-        let building = Instant::now();
-        let answered = match lease {
-            Lease::Http1(held) => endpoint.attempt_over_http1(held, request, bearer, building, *patience).await,
-            Lease::Http2(lease) => endpoint.attempt_over_http2(lease, request, bearer, building, *patience).await,
+        let answer = match lease {
+            Lease::Http1(held) => endpoint.attempt_over_http1(held, request, bearer, times).await?,
+            Lease::Http2(lease) => endpoint.attempt_over_http2(lease, request, bearer, times).await?,
         };
-        *patience = match &answered {
-            Ok(answer) => answer.patience,
-            Err(_) => patience.saturating_sub(building.elapsed()),
-        };
-        let answer = answered?;
         // Switching protocols was not asked for, and nothing else of the kind can be final.
-        if answer.parts.status.is_informational() {
-            return Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, answer.parts.status)));
+        if answer.head.status.is_informational() {
+            return Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, answer.head.status)));
         }
         Ok(answer)
     }
@@ -345,20 +370,17 @@ impl Endpoint {
         mut held: Held,
         request: &ChatRequest,
         bearer: &Bearer,
-        building: Instant,
-        patience: Duration,
+        times: &mut Times<'_>,
     ) -> Result<Answer, Attempt> {
         let head = self.head(request);
         // The bearer goes out from where it is, so that no copy of it has to be cleared.
-        let pieces: Vec<Bytes> = [bearer.end_of_head()].into_iter().chain(request.body.pieces()).cloned().collect();
-        let departure = Instant::now();
-        match timeout_at((departure + patience).into(), held.send(&head, &pieces)).await {
-            Ok(Ok((parts, body))) => {
-                Ok(Answer::new(parts, ResponseBody::Http1(held, body), departure - building, departure, patience))
-            }
-            Ok(Err(SendError::Unsent(cause))) => Err(Attempt::Unsent(cause.to_string())),
-            Ok(Err(error)) => Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, error))),
-            Err(_) => Err(Attempt::timed_out()),
+        let pieces = [bearer.end_of_head()].into_iter().chain(request.body.pieces());
+        let (answered, sent) = times.wait(held.send(&head, pieces)).await;
+        match answered {
+            Some(Ok((head, body))) => Ok(Answer::new(head, ResponseBody::Http1(held, body), sent, times)),
+            Some(Err(SendError::Unsent(cause))) => Err(Attempt::Unsent(cause.to_string())),
+            Some(Err(error)) => Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, error))),
+            None => Err(Attempt::timed_out()),
         }
     }
 
@@ -367,20 +389,18 @@ impl Endpoint {
         mut lease: StreamLease,
         request: &ChatRequest,
         bearer: &Bearer,
-        building: Instant,
-        patience: Duration,
+        times: &mut Times<'_>,
     ) -> Result<Answer, Attempt> {
         let head = self.request(request, bearer);
-        let departure = Instant::now();
-        match timeout_at((departure + patience).into(), lease.send(head, &request.body)).await {
-            Ok(Ok((parts, body))) => {
-                let body = ResponseBody::Http2 { body, _lease: lease };
-                Ok(Answer::new(parts, body, departure - building, departure, patience))
+        let (answered, sent) = times.wait(lease.send(head, &request.body)).await;
+        match answered {
+            Some(Ok((parts, body))) => {
+                Ok(Answer::new(parts.into(), ResponseBody::Http2 { body, _lease: lease }, sent, times))
             }
-            Ok(Err(http2::SendError::Broke(error))) => {
+            Some(Err(http2::SendError::Broke(error))) => {
                 Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, error)))
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 lease.retire();
                 Err(match error {
                     http2::SendError::Refused(error) => Attempt::Refused(error.to_string()),
@@ -390,7 +410,7 @@ impl Endpoint {
                     }
                 })
             }
-            Err(_) => Err(Attempt::timed_out()),
+            None => Err(Attempt::timed_out()),
         }
     }
 }
@@ -427,7 +447,7 @@ impl Endpoint {
         for (name, value) in &chat.fields {
             head.extend_from_slice(name.as_str().as_bytes());
             head.extend_from_slice(b": ");
-            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(value);
             head.extend_from_slice(b"\r\n");
         }
         head.extend_from_slice(b"content-length: ");
@@ -452,7 +472,9 @@ impl Endpoint {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(IDENTITY));
         headers.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
         for (name, value) in &chat.fields {
-            headers.insert(name.clone(), value.clone());
+            if let Ok(value) = HeaderValue::from_maybe_shared(value.clone()) {
+                headers.insert(*name, value);
+            }
         }
         request
     }
@@ -462,7 +484,7 @@ impl Endpoint {
 fn is_for_elsewhere(result: &Result<Answer, ForwardError>) -> bool {
     match result {
         Ok(answer) => {
-            matches!(answer.parts.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+            matches!(answer.head.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
         }
         Err(failure) => matches!(failure.error, ApiError::UpstreamUnreachable),
     }

@@ -8,6 +8,7 @@
 
 use super::body::RequestBody;
 use super::connect::{ConnectError, Stream, connect};
+use super::head::AnswerHead;
 use super::http1::{self, SendError};
 use super::http2::{self, OpenError};
 use super::response::BodyBroke;
@@ -108,7 +109,7 @@ impl Http2Connection {
 }
 
 struct Http1Idle {
-    connection: http1::Connection,
+    connection: Box<http1::Connection>,
     since: Instant,
 }
 
@@ -129,8 +130,8 @@ pub(super) enum Lease {
 /// An HTTP/1.1 connection in use. Dropping it gives the connection back, if it is good for another request.
 pub(crate) struct Held {
     pool: Arc<Pool>,
-    /// `None` once it has been given back.
-    connection: Option<http1::Connection>,
+    /// `None` once it has been given back. In a box, since it goes from hand to hand.
+    connection: Option<Box<http1::Connection>>,
 }
 
 /// A place on an HTTP/2 connection, for one request.
@@ -256,8 +257,8 @@ impl Pool {
 
     async fn open(self: &Arc<Self>) -> Result<Opened, ConnectError> {
         match connect(&self.host, self.port, self.tls.as_ref()).await? {
-            Stream::Plain(tcp) => Ok(Opened::Http1(http1::Connection::plain(tcp))),
-            Stream::Tls1(tls) => Ok(Opened::Http1(http1::Connection::tls(tls))),
+            Stream::Plain(tcp) => Ok(Opened::Http1(Box::new(http1::Connection::plain(tcp)))),
+            Stream::Tls1(tls) => Ok(Opened::Http1(Box::new(http1::Connection::tls(tls)))),
             Stream::Tls2(tls) => Ok(Opened::Http2(http2::Connection::open(tls).await?)),
         }
     }
@@ -284,7 +285,7 @@ impl Pool {
 
 /// A connection that was just made.
 enum Opened {
-    Http1(http1::Connection),
+    Http1(Box<http1::Connection>),
     Http2(http2::Connection),
 }
 
@@ -422,8 +423,20 @@ impl Held {
     ///
     /// # Errors
     /// When there is no answer to be had.
-    pub(super) async fn send(&mut self, head: &[u8], body: &[Bytes]) -> Result<(Parts, http1::Body), SendError> {
-        self.connection().send(head, body).await
+    pub(super) async fn send<'a, I>(
+        &mut self,
+        head: &'a [u8],
+        pieces: I,
+    ) -> Result<(AnswerHead, http1::Body), SendError>
+    where
+        I: Iterator<Item = &'a Bytes> + Clone,
+    {
+        self.connection().send(head, pieces).await
+    }
+
+    /// Whether another piece of the answer's body, or its end, may be there without a wait.
+    pub(super) fn may_have_more(&self, body: &http1::Body) -> bool {
+        self.connection.as_ref().is_none_or(|connection| connection.may_have_more(body))
     }
 
     /// The next piece of the answer's body.
@@ -578,7 +591,7 @@ mod tests {
                 Event::Break(n) if n < self.held.len() => {
                     if let Lease::Http1(held) = &mut self.held[n] {
                         // Upstream may have closed it before; begun it has in any case.
-                        let sending = std::pin::pin!(held.send(b"POST / HTTP/1.1\r\n\r\n", &[]));
+                        let sending = std::pin::pin!(held.send(b"POST / HTTP/1.1\r\n\r\n", [].iter()));
                         let _ = sending.poll(&mut Context::from_waker(std::task::Waker::noop()));
                     }
                     drop(self.held.swap_remove(n));
@@ -663,7 +676,7 @@ mod tests {
         for _ in 0..KEPT + 5 {
             let stream = TcpStream::connect(address).await.unwrap();
             accepted.push(listener.accept().await.unwrap());
-            state.add(Opened::Http1(http1::Connection::plain(stream)));
+            state.add(Opened::Http1(Box::new(http1::Connection::plain(stream))));
         }
         state.close_idle(KEPT);
         assert_eq!(state.http1_idle.len(), KEPT + 5, "just used");

@@ -32,6 +32,14 @@ pub(crate) enum BodyBroke {
 }
 
 impl ResponseBody {
+    /// Whether another piece, or the end, may be there without a wait.
+    pub(crate) fn may_have_more(&self) -> bool {
+        match self {
+            Self::Http1(held, body) => held.may_have_more(body),
+            Self::Http2 { .. } | Self::Ended => true,
+        }
+    }
+
     /// The next piece. Trailers are left out.
     pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyBroke>>> {
         match self {

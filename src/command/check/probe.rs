@@ -87,7 +87,7 @@ pub(super) async fn put(vertex: &Vertex, location: usize, question: &Value) -> O
             Err(error) => return Outcome::Failed(error),
         };
         let now = SystemTime::now();
-        let date = answer.parts.headers.get(http::header::DATE).and_then(|value| value.to_str().ok());
+        let date = answer.head.text("date");
         let clocks = date.and_then(|date| httpdate::parse_http_date(date).ok()).map(|theirs| (theirs, now));
         let mut body = BytesMut::new();
         let (mut first_byte, mut pieces, mut last) = (None, Vec::new(), Instant::now());
@@ -103,9 +103,9 @@ pub(super) async fn put(vertex: &Vertex, location: usize, question: &Value) -> O
             last = Instant::now();
         }
         let answered = Answered {
-            status: answer.parts.status.as_u16(),
-            headers: std::mem::take(&mut answer.parts.headers),
-            version: answer.parts.version,
+            status: answer.head.status.as_u16(),
+            headers: answer.head.to_map(),
+            version: answer.head.version,
             body: body.freeze(),
             pieces,
             first_byte: first_byte.unwrap_or_else(|| begun.elapsed()),
