@@ -6,6 +6,7 @@ use crate::load::{Closed, Open, Streams, StreamsPlan, Turn};
 use crate::payload::Question;
 use crate::process::cpu_time_of;
 use crate::upstream::{StreamShape, Upstream, Wire};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -163,6 +164,11 @@ impl Lab {
             contestants: self.contestants.clone(),
             ..*self
         })
+    }
+
+    /// The CPUs of the programs under test and those of clients and upstream.
+    pub(crate) fn all_cpus(&self) -> Vec<usize> {
+        self.cpus.iter().chain(&self.bench_cpus).copied().collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     pub(crate) async fn start(&self, contestant: Contestant, wire: Wire) -> Result<Running> {

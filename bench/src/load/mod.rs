@@ -1,11 +1,13 @@
 //! The clients: they ask at the pace they are told, and check every byte of every answer.
 
+mod batch;
 mod closed;
 mod connection;
 mod open;
 mod streams;
 mod timer;
 
+pub(crate) use batch::Batch;
 pub(crate) use closed::Closed;
 pub(crate) use open::Open;
 pub(crate) use streams::{Streams, StreamsPlan};
