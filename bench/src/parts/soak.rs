@@ -16,8 +16,9 @@ const CLIENTS: usize = 32;
 const QUIET: Duration = Duration::from_millis(100);
 /// Parts of a soak. What memory the first half of them leaves behind is what the second half is compared with.
 const LAPS: u64 = 10;
-/// The gateway has closed its idle connections to upstream but for a few, so long after the last request.
-const IDLE_CLOSED: Duration = Duration::from_secs(25);
+/// The gateway has closed its idle connections to upstream but for a few, so long after the last request: it looks every
+/// ten seconds for those that have been idle for twenty.
+const IDLE_CLOSED: Duration = Duration::from_secs(35);
 /// Connections that may stay open, and descriptors.
 const KEPT: f64 = 16.0;
 
