@@ -74,6 +74,13 @@ pub(crate) struct Running {
     _folder: TempDir,
 }
 
+impl Running {
+    /// CPU time that it has used so far.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        self.process.as_ref().map(Process::cpu_time).unwrap_or_default()
+    }
+}
+
 impl Stable {
     /// Starts a contestant on these CPUs and waits for its first answer.
     pub(crate) async fn start(

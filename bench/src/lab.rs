@@ -2,10 +2,11 @@
 
 use crate::Result;
 use crate::contestant::{Contestant, Running, Stable};
-use crate::load::{Closed, Open, Streams, StreamsPlan, Turn};
+use crate::load::{Closed, Open, Slots, Streams, StreamsPlan, Turn};
 use crate::payload::Question;
 use crate::process::cpu_time_of;
 use crate::upstream::{StreamShape, Upstream, Wire};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ use std::time::{Duration, Instant};
 const MAX_ATTEMPTS: usize = 20;
 /// How long a program may take to give the next answer, of its first ones or its last, on a machine that is busy.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A turn where many are taken within some seconds: at 1,000 a second a hundred questions are recorded in it.
+const SLOT: Duration = Duration::from_millis(110);
+const SLOT_WARM_UP: Duration = Duration::from_millis(10);
 /// How often it is looked whether an answer has come that is waited for.
 const ANSWER_INTERVAL: Duration = Duration::from_millis(1);
 
@@ -118,8 +122,18 @@ pub(crate) struct Sample {
     pub(crate) wall: Duration,
     /// In nanoseconds, in order.
     pub(crate) latencies: Vec<u64>,
+    /// The same of each slot, where several took turns.
+    pub(crate) slots: Vec<Vec<u64>>,
     /// In nanoseconds, in order.
     pub(crate) first_bytes: Vec<u64>,
+}
+
+/// What a sample is counted from.
+struct Begun {
+    at: Instant,
+    cpu: Duration,
+    done: u64,
+    bench_cpu: Duration,
 }
 
 impl Sample {
@@ -165,6 +179,11 @@ impl Lab {
         })
     }
 
+    /// The CPUs of the programs under test and those of clients and upstream.
+    pub(crate) fn all_cpus(&self) -> Vec<usize> {
+        self.cpus.iter().chain(&self.bench_cpus).copied().collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     pub(crate) async fn start(&self, contestant: Contestant, wire: Wire) -> Result<Running> {
         self.stable.start(contestant, &self.upstream, wire, &self.cpus).await
     }
@@ -200,7 +219,7 @@ impl Lab {
                 sample
             }
             Load::Rate(rate) => {
-                let clients = Open::start(&turn, rate);
+                let clients = Open::start(&turn, rate, None);
                 let sample = self.measure(&turn, running).await?;
                 self.last_answers(running, clients.end()).await?;
                 sample
@@ -208,6 +227,58 @@ impl Lab {
         };
         self.judge(&turn, running)?;
         Ok(Some(sample).filter(|_| !(turn.notes.paused.get() && self.effort.needs_quiet)))
+    }
+
+    /// So many questions a second for each of these in short turns, many times around: all of them have the same machine,
+    /// with all that it does beside.
+    pub(crate) async fn turns_around(
+        &self,
+        running: &[&Running],
+        body_bytes: usize,
+        rate: u32,
+        length: Duration,
+    ) -> Result<Vec<Sample>> {
+        for _ in 0..MAX_ATTEMPTS {
+            if let Some(samples) = self.undisturbed_turns_around(running, body_bytes, rate, length).await? {
+                return Ok(samples);
+            }
+            eprintln!("once more: the machine gave the clients no time");
+        }
+        Err("the machine is too busy with other things".into())
+    }
+
+    async fn undisturbed_turns_around(
+        &self,
+        running: &[&Running],
+        body_bytes: usize,
+        rate: u32,
+        length: Duration,
+    ) -> Result<Option<Vec<Sample>>> {
+        self.upstream.expect(&Question::new(body_bytes, false), None)?;
+        let (mut all, count) = (Vec::new(), running.len());
+        for (number, running) in running.iter().enumerate() {
+            let turn = Rc::new(Turn::new(running.address, Question::new(body_bytes, false)));
+            let slots = Slots { length: SLOT, warm_up: SLOT_WARM_UP, number: number as u32, of: count as u32 };
+            all.push((*running, turn.clone(), Open::start(&turn, rate, Some(slots))));
+        }
+        for (running, turn, _) in &all {
+            self.answer_after(0, turn, running).await?;
+        }
+        tokio::time::sleep(self.effort.warm_up).await;
+        let begun: Vec<_> = all.iter().map(|(running, turn, _)| self.begin(turn, running)).collect();
+        tokio::time::sleep(length).await;
+        let mut samples = Vec::new();
+        for ((running, turn, _), begun) in all.iter().zip(&begun) {
+            self.answer_after(begun.done, turn, running).await?;
+            samples.push(self.finish(begun, turn, running));
+        }
+        let mut was_paused = false;
+        for (running, turn, clients) in all {
+            self.last_answers(running, clients.end()).await?;
+            self.judge(&turn, running)?;
+            was_paused |= turn.notes.paused.get();
+        }
+        Ok(Some(samples).filter(|_| !(was_paused && self.effort.needs_quiet)))
     }
 
     /// One turn of streams, which have all begun before it is measured and end after it, regularly.
@@ -233,23 +304,47 @@ impl Lab {
     }
 
     /// What is seen from the first answer on, after the warm-up: what it takes to get there is no part of a turn.
-    async fn measure(&self, turn: &Rc<Turn>, running: &Running) -> Result<Sample> {
-        let cpu_time = || running.process.as_ref().map(|process| process.cpu_time()).unwrap_or_default();
-        let notes = &turn.notes;
+    async fn measure(&self, turn: &Turn, running: &Running) -> Result<Sample> {
         self.answer_after(0, turn, running).await?;
         tokio::time::sleep(self.effort.warm_up).await;
-        notes.recording.set(true);
-        let own_cpu_time = || cpu_time_of(std::process::id()) + self.upstream.own_cpu_time();
-        let (begun, cpu, done, own) = (Instant::now(), cpu_time(), notes.done.get(), own_cpu_time());
+        let begun = self.begin(turn, running);
         tokio::time::sleep(self.effort.turn).await;
         // A machine with other things to do may have given the program no time so far.
-        self.answer_after(done, turn, running).await?;
-        let (wall, cpu, done) = (begun.elapsed(), cpu_time().saturating_sub(cpu), notes.done.get() - done);
-        let bench_cpu = own_cpu_time().saturating_sub(own);
+        self.answer_after(begun.done, turn, running).await?;
+        Ok(self.finish(&begun, turn, running))
+    }
+
+    fn begin(&self, turn: &Turn, running: &Running) -> Begun {
+        turn.notes.recording.set(true);
+        Begun {
+            at: Instant::now(),
+            cpu: running.cpu_time(),
+            done: turn.notes.done.get(),
+            bench_cpu: self.own_cpu_time(),
+        }
+    }
+
+    fn finish(&self, begun: &Begun, turn: &Turn, running: &Running) -> Sample {
+        let notes = &turn.notes;
+        let (wall, cpu) = (begun.at.elapsed(), running.cpu_time().saturating_sub(begun.cpu));
+        let done = (notes.done.get() - begun.done) as f64;
+        let bench_cpu = self.own_cpu_time().saturating_sub(begun.bench_cpu);
         notes.recording.set(false);
         let mut latencies = notes.latencies.take();
+        let mut slots = Vec::new();
+        let mut begin = 0;
+        for end in notes.slot_ends.take() {
+            slots.push(latencies[begin..end].to_vec());
+            slots.last_mut().into_iter().for_each(|slot: &mut Vec<u64>| slot.sort_unstable());
+            begin = end;
+        }
         latencies.sort_unstable();
-        Ok(Sample { done: done as f64, cpu, bench_cpu, wall, latencies, first_bytes: Vec::new() })
+        Sample { done, cpu, bench_cpu, wall, latencies, slots, first_bytes: Vec::new() }
+    }
+
+    /// CPU time of clients and upstream.
+    fn own_cpu_time(&self) -> Duration {
+        cpu_time_of(std::process::id()) + self.upstream.own_cpu_time()
     }
 
     /// Waits until more than so many answers have come.

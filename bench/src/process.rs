@@ -3,12 +3,17 @@
 use crate::Result;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a program may take to end when it is asked to.
 const END_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether a program has come to a stop.
+const PAUSE_INTERVAL: Duration = Duration::from_micros(50);
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Keeps this thread, and what it starts from now on, on these CPUs.
 pub(crate) fn pin(cpus: &[usize]) -> Result<()> {
@@ -86,6 +91,18 @@ impl Process {
         ids
     }
 
+    /// All its threads, for as long as there are no others.
+    pub(crate) fn threads(&self) -> Result<Threads> {
+        let (mut processes, mut states) = (Vec::new(), Vec::new());
+        for id in self.ids() {
+            processes.extend(i32::try_from(id).ok().and_then(Pid::from_raw));
+            for task in fs::read_dir(format!("/proc/{id}/task"))? {
+                states.push(File::open(task?.path().join("stat"))?);
+            }
+        }
+        Ok(Threads { processes, states })
+    }
+
     /// CPU time used so far by all threads of all its processes.
     pub(crate) fn cpu_time(&self) -> Duration {
         self.ids().into_iter().map(cpu_time_of).sum()
@@ -122,6 +139,62 @@ impl Process {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+/// The threads of a program, which can be kept from running. Dropping this lets them run.
+pub(crate) struct Threads {
+    processes: Vec<Pid>,
+    /// What the kernel says of each of them.
+    states: Vec<File>,
+}
+
+impl Threads {
+    /// Lets none of them run, until [`go_on`](Self::go_on).
+    pub(crate) fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
+        while !self.all(b"T") {
+            if Instant::now() > deadline {
+                return Err("a program does not stop".into());
+            }
+            std::thread::sleep(PAUSE_INTERVAL);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn go_on(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Whether each of them waits for something.
+    pub(crate) fn are_idle(&self) -> bool {
+        self.all(b"SI")
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        for process in &self.processes {
+            kill_process(*process, signal)?;
+        }
+        Ok(())
+    }
+
+    /// Whether each of them is in one of these states, or has ended.
+    fn all(&self, states: &[u8]) -> bool {
+        self.states.iter().all(|file| {
+            let mut text = [0; 64];
+            let Ok(count) = file.read_at(&mut text, 0) else { return true };
+            // A number, a name in brackets, the state.
+            let name_end = text[..count].iter().rposition(|byte| *byte == b')');
+            name_end.and_then(|end| text.get(end + 2)).is_some_and(|state| states.contains(state))
+        })
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // They may have ended already.
+        let _ = self.go_on();
     }
 }
 

@@ -32,6 +32,9 @@ fn its_parts_give_figures_and_every_byte_is_right() {
         "bodies-tls",
         "memory-plain",
         "memory-tls",
+        "latency-plain",
+        "cores",
+        "soak",
         "size",
     ];
     let options = ["--gateway", &gateway, "--output", &output, "check"];

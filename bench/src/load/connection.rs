@@ -98,6 +98,11 @@ impl Connection {
     /// Asks and waits for the whole answer.
     pub(super) async fn ask(&mut self, request: &Bytes, expected: &[u8]) -> Result<(), String> {
         self.send(request).await?;
+        self.read_answer(expected).await
+    }
+
+    /// Reads a whole answer, which has to be this one.
+    pub(super) async fn read_answer(&mut self, expected: &[u8]) -> Result<(), String> {
         let Framing::Counted(length) = self.read_head().await? else { return Err("an answer in chunks".into()) };
         while !self.input.take_answer(length, expected)? {
             self.read().await?;

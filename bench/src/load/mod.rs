@@ -1,13 +1,15 @@
 //! The clients: they ask at the pace they are told, and check every byte of every answer.
 
+mod batch;
 mod closed;
 mod connection;
 mod open;
 mod streams;
 mod timer;
 
+pub(crate) use batch::Batch;
 pub(crate) use closed::Closed;
-pub(crate) use open::Open;
+pub(crate) use open::{Open, Slots};
 pub(crate) use streams::{Streams, StreamsPlan};
 
 use crate::payload::{self, Events, Question};
@@ -37,6 +39,8 @@ pub(crate) struct Notes {
     /// Nanoseconds from when a question should have left to its whole answer; with streams from an event's departure
     /// upstream to its arrival. Noted while [`recording`](Self::recording).
     pub(crate) latencies: RefCell<Vec<u64>>,
+    /// Where in the latencies a slot ends and the next one begins; see [`Slots`].
+    pub(crate) slot_ends: RefCell<Vec<usize>>,
     /// Nanoseconds from a stream's question to its first event.
     pub(crate) first_bytes: RefCell<Vec<u64>>,
     pub(crate) recording: Cell<bool>,

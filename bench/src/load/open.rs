@@ -6,6 +6,7 @@
 use super::connection::{Connection, Framing, Input};
 use super::timer::{Timer, period};
 use super::{Turn, add, nanoseconds_since};
+use crate::machine::monotonic_nanoseconds;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
@@ -41,6 +42,7 @@ struct Client {
 
 struct Clients {
     turn: Rc<Turn>,
+    slots: Option<Slots>,
     /// Those without a question; the one that was answered last is asked next.
     idle: RefCell<Vec<Rc<Client>>>,
     /// When questions were due that found no client.
@@ -48,11 +50,11 @@ struct Clients {
 }
 
 impl Open {
-    pub(crate) fn start(turn: &Rc<Turn>, rate: u32) -> Self {
+    pub(crate) fn start(turn: &Rc<Turn>, rate: u32, slots: Option<Slots>) -> Self {
         let mut tasks = JoinSet::new();
         let of_task = turn.clone();
         tasks.spawn_local(async move {
-            if let Err(fault) = ask_at(&of_task, rate).await {
+            if let Err(fault) = ask_at(&of_task, rate, slots).await {
                 of_task.notes.fail(fault);
             }
         });
@@ -66,20 +68,20 @@ impl Open {
     }
 }
 
-async fn ask_at(turn: &Rc<Turn>, rate: u32) -> Result<(), String> {
-    let clients = Rc::new(Clients { turn: turn.clone(), idle: RefCell::default(), waiting: RefCell::default() });
+async fn ask_at(turn: &Rc<Turn>, rate: u32, slots: Option<Slots>) -> Result<(), String> {
+    let clients = Rc::new(Clients { turn: turn.clone(), slots, idle: RefCell::default(), waiting: RefCell::default() });
     let mut readers = JoinSet::new();
     for _ in 0..CONNECTIONS {
         clients.add(&mut readers).await?;
     }
     let timer = Timer::new().map_err(|error| error.to_string())?;
-    let (mut due, period) = (Instant::now(), period(rate));
+    let (mut due, period) = (clients.in_slot(Instant::now()), period(rate));
     while !turn.notes.stopping.get() {
         let tick = due.max(Instant::now() + TICK);
         timer.until(if period < TICK { tick } else { due }).await.map_err(|error| error.to_string())?;
         if due.elapsed() > PAUSE {
             turn.notes.paused.set(true);
-            due = Instant::now();
+            due = clients.in_slot(Instant::now());
         }
         while due <= Instant::now() {
             let idle = clients.idle.borrow_mut().pop();
@@ -87,7 +89,7 @@ async fn ask_at(turn: &Rc<Turn>, rate: u32) -> Result<(), String> {
                 Some(client) => client.ask(turn, due)?,
                 None => clients.waiting.borrow_mut().push_back(due),
             }
-            due += period;
+            due = clients.in_slot(due + period);
         }
         if clients.waiting.borrow().len() > MAX_WAITING {
             return Err(format!("{MAX_WAITING} questions wait: the rate is too high"));
@@ -97,6 +99,37 @@ async fn ask_at(turn: &Rc<Turn>, rate: u32) -> Result<(), String> {
         tokio::time::sleep(END_INTERVAL).await;
     }
     Ok(())
+}
+
+/// Where several take turns with their questions: the time of the machine's clock is cut into slots, one for each of them
+/// in turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slots {
+    pub(crate) length: Duration,
+    /// The first ones of a slot wake up what rested in the slots of others, and are not recorded.
+    pub(crate) warm_up: Duration,
+    /// Which of them is one's own.
+    pub(crate) number: u32,
+    pub(crate) of: u32,
+}
+
+impl Slots {
+    /// How long after the beginning of an own slot this time of the clock is, or how long before one.
+    fn place(self, clock: Duration) -> Result<Duration, Duration> {
+        let (cycle, begin) = (self.length * self.of, self.length * self.number);
+        let at = Duration::from_nanos((clock.as_nanos() % cycle.as_nanos()) as u64);
+        match at.checked_sub(begin) {
+            Some(into) if into < self.length => Ok(into),
+            Some(into) => Err(cycle - into),
+            None => Err(begin - at),
+        }
+    }
+}
+
+/// The machine's clock at this time.
+fn clock_at(then: Instant) -> Duration {
+    let (now, clock) = (Instant::now(), Duration::from_nanos(monotonic_nanoseconds()));
+    (clock + then.saturating_duration_since(now)).saturating_sub(now.saturating_duration_since(then))
 }
 
 impl Client {
@@ -112,6 +145,30 @@ impl Client {
 }
 
 impl Clients {
+    /// This time, or the beginning of the next own slot after it.
+    fn in_slot(&self, due: Instant) -> Instant {
+        let place = self.slots.map(|slots| slots.place(clock_at(due)));
+        due + place.and_then(Result::err).unwrap_or_default()
+    }
+
+    /// Records the answer to a question that was due then, if that was none of the first ones in its slot.
+    fn record(&self, due: Instant) {
+        let is_recorded = |slots: Slots| slots.place(clock_at(due)).is_ok_and(|into| into >= slots.warm_up);
+        if !self.slots.is_none_or(is_recorded) {
+            self.end_slot();
+            return;
+        }
+        self.turn.notes.record(nanoseconds_since(due));
+    }
+
+    /// Notes that what is recorded so far belongs to slots that are over.
+    fn end_slot(&self) {
+        let (recorded, mut ends) = (self.turn.notes.latencies.borrow().len(), self.turn.notes.slot_ends.borrow_mut());
+        if ends.last().copied().unwrap_or(0) < recorded {
+            ends.push(recorded);
+        }
+    }
+
     /// Opens a connection and asks once, so that all is warm when it counts.
     async fn add(self: &Rc<Self>, readers: &mut JoinSet<()>) -> Result<(), String> {
         let mut connection = Connection::open(self.turn.target).await?;
@@ -151,13 +208,34 @@ impl Clients {
             {
                 length = None;
                 add(&self.turn.notes.done, 1);
-                self.turn.notes.record(nanoseconds_since(client.due.get()));
+                self.record(client.due.get());
                 let waiting = self.waiting.borrow_mut().pop_front();
                 match waiting {
                     Some(due) => client.ask(&self.turn, due)?,
                     None => self.idle.borrow_mut().push(client.clone()),
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_one_after_the_other() {
+        let milliseconds = Duration::from_millis;
+        let slots = Slots { length: milliseconds(10), warm_up: Duration::ZERO, number: 1, of: 4 };
+        for (clock, place) in [
+            (0, Err(milliseconds(10))),
+            (9, Err(milliseconds(1))),
+            (10, Ok(Duration::ZERO)),
+            (419, Ok(milliseconds(9))),
+            (20, Err(milliseconds(30))),
+            (39, Err(milliseconds(11))),
+        ] {
+            assert_eq!(slots.place(milliseconds(clock)), place, "{clock}");
         }
     }
 }

@@ -1,31 +1,177 @@
 //! What a second core brings.
 //!
-//! The clients and upstream need a core too, so that two for the gateway are not to be had on a small machine. But CPU
-//! time is: a request that costs as much on two threads as on one lets two cores do twice as much, as long as no thread
-//! waits for another, which its CPU time does not show.
+//! Clients and upstream need as much of a machine as the program between them, and a small machine has no third core for
+//! them. So they take turns with the program: while it is stopped, all clients ask; then it has the cores for itself
+//! until it has nothing left to do; while it is stopped again, upstream answers all; then it has the cores for itself
+//! once more; and the clients read. What counts is the time by the clock for which it had the cores, so that a core that
+//! waits for another one, or gets less to do, is seen.
 
 use super::in_turn;
 use crate::Result;
-use crate::contestant::Contestant;
+use crate::contestant::{Contestant, Running};
 use crate::figure::{Figure, Goal};
-use crate::lab::{Lab, Load};
+use crate::lab::Lab;
+use crate::load::{Batch, Turn};
+use crate::payload::Question;
+use crate::process::Threads;
+use crate::statistics::median;
 use crate::upstream::Wire;
+use std::time::{Duration, Instant};
+
+/// Batches that are not counted, at the beginning of a turn: connections to upstream are opened, buffers grow.
+const WARM_UP: usize = 3;
+/// The time that a turn has for each of its batches.
+const BATCH: Duration = Duration::from_millis(100);
+/// How often it is looked whether the program has nothing left to do; it costs a part of a core.
+const IDLE_INTERVAL: Duration = Duration::from_micros(250);
+/// This part of the time that a batch has taken at least is slept before that.
+const SLEPT: f64 = 0.75;
+/// How long a program may take for a batch.
+const RUN_TIMEOUT: Duration = Duration::from_secs(10);
+/// All is written that upstream has to say, so long after the last question came.
+const SETTLE: Duration = Duration::from_millis(5);
+/// Upstream gets no more questions when none came for so long.
+const STUCK: Duration = Duration::from_millis(100);
+/// Batches that may be left without a result.
+const MAX_WITHOUT: usize = 20;
 
 pub(crate) async fn run(lab: &Lab) -> Result<Vec<Figure>> {
+    let cpus = lab.all_cpus();
+    if cpus.len() < 2 {
+        return Err("with one CPU nothing can be said of a second one".into());
+    }
     let mut figures = Vec::new();
     for wire in [Wire::Plain, Wire::Tls] {
-        let one = lab.stable.start(Contestant::Gateway, &lab.upstream, wire, &[0]).await?;
-        let two = lab.stable.start(Contestant::Gateway, &lab.upstream, wire, &[0, 1]).await?;
-        let mut factor = Figure::new(format!("cores.{}.two_to_one", wire.name()), "times").goal(Goal::AtLeast(1.8));
-        let rate = Load::Rate(lab.effort.rate * 2 / 3);
-        for round in 0..lab.effort.rounds {
-            let mut cost = [0.0; 2];
-            for &at in in_turn(&[0, 1], round) {
-                cost[at] = lab.turn([&one, &two][at], 1024, rate).await?.cpu_each();
-            }
-            factor.note(Contestant::Gateway, 2.0 * cost[0] / cost[1]);
+        let name = format!("cores.{}", wire.name());
+        let mut factor = Figure::new(format!("{name}.two_to_one"), "times").goal(Goal::AtLeast(1.8));
+        let mut of_processes = Figure::new(format!("{name}.two_processes_to_one"), "times");
+        let mut rates = ["one", "two"].map(|cores| Figure::new(format!("{name}.{cores}"), "requests/s"));
+        let mut all = Vec::new();
+        for cpus in [&cpus[..1], &cpus[..2]] {
+            all.push(vec![lab.stable.start(Contestant::Gateway, &lab.upstream, wire, cpus).await?]);
         }
-        figures.push(factor);
+        let mut processes = Vec::new();
+        for cpu in &cpus[..2] {
+            processes.push(lab.stable.start(Contestant::Gateway, &lab.upstream, wire, &[*cpu]).await?);
+        }
+        all.push(processes);
+        for round in 0..lab.effort.rounds {
+            let mut rate = [0.0; 3];
+            for at in in_turn(&[0, 1, 2], round).copied() {
+                rate[at] = turn(lab, &all[at], if at == 0 { 1 } else { 2 }).await?;
+            }
+            factor.note(Contestant::Gateway, rate[1] / rate[0]);
+            of_processes.note(Contestant::Gateway, rate[2] / rate[0]);
+            for (figure, rate) in rates.iter_mut().zip(rate) {
+                figure.note(Contestant::Gateway, rate);
+            }
+        }
+        figures.extend([factor, of_processes].into_iter().chain(rates));
     }
     Ok(figures)
+}
+
+/// Requests in a second of the time for which this had the cores, be it one process or two.
+async fn turn(lab: &Lab, running: &[Running], cores: usize) -> Result<f64> {
+    let question = Question::new(1024, false);
+    lab.upstream.expect(&question, None)?;
+    let targets: Vec<_> = running.iter().map(|running| running.address).collect();
+    let turn = Turn::new(targets[0], question);
+    let clients = lab.effort.streams * cores;
+    let mut batch = Batch::open(&targets, clients).await?;
+    let processes = running.iter().filter_map(|running| running.process.as_ref());
+    let threads = processes.map(|process| process.threads()).collect::<Result<Vec<_>>>()?;
+    let wanted = (lab.effort.turn.as_secs_f64() / BATCH.as_secs_f64()).ceil() as usize;
+    let (mut taken, mut without) = (Vec::new(), 0);
+    // The least that each half has taken.
+    let mut least = [None; 2];
+    for number in 0.. {
+        let before = lab.upstream.counts()?.requests.get();
+        pause(&threads)?;
+        batch.ask(&turn).await?;
+        let first = let_run(&threads, &mut least[0])?;
+        pause(&threads)?;
+        let mut is_whole = all_come(lab, before + clients as u64).await?;
+        let second = if is_whole { let_run(&threads, &mut least[1])? } else { None };
+        pause(&threads)?;
+        let mut reading = std::pin::pin!(batch.read_answers(&turn));
+        // All answers are there, or the program would go on in time that is not counted.
+        match tokio::time::timeout(STUCK, &mut reading).await {
+            Ok(read) => read?,
+            Err(_) => {
+                is_whole = false;
+                go_on(&threads)?;
+                reading.await?;
+            }
+        }
+        go_on(&threads)?;
+        lab.judge(&turn, &running[0])?;
+        match (first, second) {
+            _ if number < WARM_UP => {}
+            (Some(first), Some(second)) if is_whole => {
+                taken.push((first + second).as_secs_f64());
+            }
+            // Upstream cannot have all at once as long as buffers have not grown.
+            _ => without += 1,
+        }
+        if without > MAX_WITHOUT {
+            return Err("the gateway: upstream does not get all at once".into());
+        }
+        if taken.len() == wanted {
+            break;
+        }
+    }
+    Ok(clients as f64 / median(&taken).unwrap_or(f64::INFINITY))
+}
+
+fn pause(threads: &[Threads]) -> Result<()> {
+    threads.iter().try_for_each(Threads::pause)
+}
+
+fn go_on(threads: &[Threads]) -> Result<()> {
+    threads.iter().try_for_each(Threads::go_on)
+}
+
+/// How long it runs until it has nothing left to do; `None` where that was not seen, since it was done before the first
+/// look. This thread, which is clients and upstream too, sleeps meanwhile.
+fn let_run(threads: &[Threads], least: &mut Option<Duration>) -> Result<Option<Duration>> {
+    let begun = Instant::now();
+    go_on(threads)?;
+    std::thread::sleep(least.unwrap_or_default().mul_f64(SLEPT));
+    let (mut was_busy, mut idle_since) = (false, None);
+    loop {
+        let now = begun.elapsed();
+        match idle_since {
+            _ if !threads.iter().all(Threads::are_idle) => (was_busy, idle_since) = (true, None),
+            // Looked at twice: one after the other is looked at, and one may have woken the one before.
+            Some(since) => {
+                let seen = Some(since).filter(|_| was_busy);
+                *least = seen.map(|since| least.map_or(since, |least| least.min(since)));
+                return Ok(seen);
+            }
+            None => idle_since = Some(now),
+        }
+        if now > RUN_TIMEOUT {
+            return Err("a program finds no end".into());
+        }
+        std::thread::sleep(IDLE_INTERVAL);
+    }
+}
+
+/// Lets upstream have what is there, and answer; whether it has come to so many questions then.
+async fn all_come(lab: &Lab, requests: u64) -> Result<bool> {
+    let (mut seen, mut since) = (0, Instant::now());
+    loop {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let now = lab.upstream.counts()?.requests.get();
+        if now >= requests {
+            tokio::time::sleep(SETTLE).await;
+            return Ok(true);
+        }
+        if now > seen {
+            (seen, since) = (now, Instant::now());
+        } else if since.elapsed() > STUCK {
+            return Ok(false);
+        }
+    }
 }

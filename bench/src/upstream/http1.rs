@@ -13,7 +13,7 @@ const SMALL_READ_BYTES: usize = 8 * 1024;
 
 /// Serves one connection to its end.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, shared: &Shared) {
-    add(&shared.counts.connections, 1);
+    let _open = shared.open_connection();
     let mut input = BytesMut::new();
     let mut out = Vec::new();
     loop {

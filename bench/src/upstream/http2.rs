@@ -20,7 +20,7 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// Serves one connection to its end.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(stream: S, shared: Rc<Shared>) {
-    add(&shared.counts.connections, 1);
+    let _open = shared.open_connection();
     let handshake = Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .initial_window_size(STREAM_WINDOW)

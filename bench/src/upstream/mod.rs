@@ -59,6 +59,8 @@ pub(crate) struct StreamShape {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Counts {
     pub(crate) connections: Cell<u64>,
+    /// Of the connections those that are open.
+    pub(crate) open: Cell<u64>,
     pub(crate) handshakes: Cell<u64>,
     pub(crate) requests: Cell<u64>,
     /// Bytes of all bodies.

@@ -100,10 +100,26 @@ impl Shared {
         self.generation.send_modify(|generation| *generation += 1);
     }
 
+    /// Counts a connection, and that it is open until this is dropped.
+    pub(super) fn open_connection(&self) -> OpenConnection<'_> {
+        add(&self.counts.connections, 1);
+        add(&self.counts.open, 1);
+        OpenConnection(&self.counts)
+    }
+
     /// Judges a request whose body has ended.
     pub(super) fn judge(&self, is_right: bool) {
         add(&self.counts.requests, 1);
         add(&self.counts.wrong, u64::from(!is_right));
+    }
+}
+
+/// A connection while it is open.
+pub(super) struct OpenConnection<'a>(&'a Counts);
+
+impl Drop for OpenConnection<'_> {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
     }
 }
 
