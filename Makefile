@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help dev release test lint test-rust fuzz soak clients agents pi image pages schemathesis html diagrams tls test-deploy \
 	test-release reproducible deny advisories shellcheck \
-	bench bench-quick bench-instructions bench-baseline
+	bench bench-quick bench-instructions bench-baseline order
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,6 +94,9 @@ bench-instructions: ## count the instructions of a request (needs valgrind); fai
 
 bench-baseline: ## the same, and make it the baseline
 	$(MEASURE) baseline
+
+order: ## write build/order.ld, the order of functions in the release build (needs valgrind and nm), after large changes
+	CARGO_PROFILE_RELEASE_STRIP=false $(MEASURE) order
 
 # Two calls of cargo, since the features of the benchmark's dependencies are not to be the gateway's.
 MEASURE = cargo build --release --locked && cargo run --profile quick --locked --package ai-proxy-bench -- \

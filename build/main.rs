@@ -2,8 +2,11 @@
 //! into the page, and everything that cannot change any more is compressed. `src/pages/` fills in the rest.
 //!
 //! Nothing of this is in the program: no Markdown, no syntax definition, no compressor.
+//!
+//! And tells the linker what of the program belongs together.
 
 mod code;
+mod linker;
 mod runbook;
 mod template;
 
@@ -27,6 +30,7 @@ fn main() {
     for path in ["build", WEB, RUNBOOK] {
         println!("cargo:rerun-if-changed={path}");
     }
+    linker::tell();
     let out = PathBuf::from(variable("OUT_DIR"));
     let mut generated = String::from("// Written by build/main.rs.\n\n");
     let mut paths = Vec::new();

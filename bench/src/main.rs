@@ -1,10 +1,12 @@
 //! Measures the gateway beside nginx and HAProxy. `README.md` says what the figures mean.
 
+mod callgrind;
 mod contestant;
 mod figure;
 mod lab;
 mod load;
 mod machine;
+mod order;
 mod parts;
 mod payload;
 mod process;
@@ -28,6 +30,7 @@ Usage:
   ai-proxy-bench [OPTIONS] full|quick|check [PART]...   measure all parts, or these
   ai-proxy-bench [OPTIONS] instructions                 count instructions, compare with the baseline
   ai-proxy-bench [OPTIONS] baseline                     count instructions, make them the baseline
+  ai-proxy-bench [OPTIONS] order                        write build/order.ld, the order of functions
   ai-proxy-bench [OPTIONS] table                        show what was measured
 
 Options:
@@ -101,7 +104,7 @@ fn run(words: &Words) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let effort = match command.as_str() {
-        "full" | "instructions" | "baseline" => Effort::FULL,
+        "full" | "instructions" | "baseline" | "order" => Effort::FULL,
         "quick" => Effort::QUICK,
         "check" => Effort::CHECK,
         other => return Err(format!("'{other}' is no command; see --help").into()),
@@ -131,6 +134,7 @@ fn run(words: &Words) -> Result<ExitCode> {
         let measuring = async {
             match command.as_str() {
                 "instructions" | "baseline" => instructions(&lab, command == "baseline").await,
+                "order" => order(&lab).await,
                 _ => measure(&lab, report, words, &parts).await,
             }
         };
@@ -174,4 +178,10 @@ async fn instructions(lab: &Lab, make_baseline: bool) -> Result<ExitCode> {
     let (lines, all_within) = counted.compare(&Instructions::load(&file)?);
     print!("{lines}");
     Ok(if all_within { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn order(lab: &Lab) -> Result<ExitCode> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/order.ld");
+    print!("{}", order::write(lab, &file).await?);
+    Ok(ExitCode::SUCCESS)
 }

@@ -4,16 +4,12 @@
 //! Of the kernel's work nothing is seen here, so that more system calls cost nothing; that is what the other parts are for.
 
 use crate::Result;
-use crate::contestant::{Contestant, Stable};
+use crate::callgrind::{self, Asked};
 use crate::lab::Lab;
-use crate::load::{Streams, StreamsPlan, Turn};
-use crate::payload::Question;
-use crate::upstream::{StreamShape, Wire};
+use crate::upstream::Wire;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::rc::Rc;
-use std::time::Duration;
 
 /// How often each thing is asked in the shorter and in the longer run, whose difference is what counts.
 const SHORT: u64 = 100;
@@ -27,17 +23,6 @@ pub(crate) struct Instructions {
     /// The compiler, since another one counts differently.
     pub(crate) rustc: String,
     pub(crate) each: BTreeMap<String, u64>,
-}
-
-/// What is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    /// A request of a kilobyte.
-    Small,
-    /// A request of 100 kB.
-    Large,
-    /// An event of a stream.
-    Event,
 }
 
 const CASES: [(&str, Asked, Wire); 5] = [
@@ -94,29 +79,7 @@ impl Instructions {
 
 /// All instructions of a gateway that is asked so often, from its start to its end.
 async fn total(lab: &Lab, asked: Asked, wire: Wire, count: u64) -> Result<u64> {
-    let folder = tempfile::tempdir()?;
-    let log = folder.path().join("valgrind");
-    let words = [
-        "valgrind".to_owned(),
-        "--tool=callgrind".to_owned(),
-        format!("--callgrind-out-file={}", folder.path().join("callgrind").display()),
-        format!("--log-file={}", log.display()),
-    ];
-    let stable = Stable { gateway: lab.stable.gateway.clone(), wrapper: words.to_vec() };
-    let mut running = stable.start(Contestant::Gateway, &lab.upstream, wire, &lab.cpus).await?;
-    let question = Question::new(if asked == Asked::Large { 100_000 } else { 1024 }, asked == Asked::Event);
-    let events = StreamShape { events: count, interval: Duration::from_millis(4) };
-    lab.upstream.expect(&question, (asked == Asked::Event).then_some(events))?;
-    let turn = Rc::new(Turn::new(running.address, question));
-    match asked {
-        Asked::Small | Asked::Large => turn.ask_in_turn(count).await?,
-        Asked::Event => Streams::start(&turn, StreamsPlan { count: 1, ramp: Duration::ZERO }).end().await,
-    }
-    lab.judge(&turn, &running)?;
-    if let Some(process) = &mut running.process {
-        process.end();
-    }
-    let text = std::fs::read_to_string(&log)?;
+    let text = callgrind::run(lab, asked, wire, count, &[]).await?.log()?;
     let collected = text.lines().find_map(|line| line.split_once("Collected : ")).map(|(_, number)| number);
     let number = collected.and_then(|text| text.trim().parse().ok());
     number.ok_or_else(|| format!("valgrind counted nothing: {text}").into())
