@@ -44,14 +44,14 @@ fn script(groups: &[(&str, BTreeSet<String>)]) -> String {
     let mut script = String::from(
         "/* Written by `make order`: functions that a start and requests reach, to be put side by side in the program.\n   \
          Without what compilers add to tell equal names apart, so that it outlives them; one that is gone does no harm. */\n\
-         SECTIONS {\n  .text.reached : {\n    /* Assembly of AWS-LC. */\n",
+         SECTIONS {\n  .text : {\n    /* Assembly of AWS-LC. */\n",
     );
     ASSEMBLY.iter().for_each(|name| script.push_str(&format!("    *:*-{name}.o(.text)\n")));
     for (name, patterns) in groups {
         script.push_str(&format!("    /* {name}. */\n"));
         patterns.iter().for_each(|pattern| script.push_str(&format!("    *(.text*.{pattern})\n")));
     }
-    script.push_str("  }\n}\nINSERT BEFORE .text;\n");
+    script.push_str("  }\n}\nINSERT BEFORE .fini;\n");
     script
 }
 
