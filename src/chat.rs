@@ -40,18 +40,22 @@ fn admit(exchange: &mut Exchange<'_>, key: &Key) -> Result<(), ApiError> {
 /// A question that upstream has begun to answer.
 pub struct Asked {
     /// The answer.
-    pub answer: Answer,
+    pub answer: Box<Answer>,
     /// What listens to its thought signatures.
     pub listener: Option<Notes>,
 }
 
 /// Reads the question, translates it and sends it up.
-async fn ask(app: &App, exchange: &mut Exchange<'_>, key: &Key) -> Result<Box<Asked>, Failure> {
+async fn ask(app: &App, exchange: &mut Exchange<'_>, key: &Key) -> Result<Asked, Failure> {
     if exchange.head.values("content-encoding").any(|encoding| !encoding.eq_ignore_ascii_case(b"identity")) {
         return Err(ApiError::ContentEncoding.into());
     }
     let mut own_time = exchange.record.own_time();
-    let body = own_time.leaving_out(exchange.read_body(app.max_body_bytes, &app.budget)).await?;
+    let body = {
+        // Pinned here and below, since what is handed on is moved from hand to hand.
+        let body = pin!(exchange.read_body(app.max_body_bytes, &app.budget));
+        own_time.leaving_out(body).await?
+    };
 
     let offer = key.offer(&app.models);
     let parsed = body::parse(&body, offer.names())?;
@@ -84,13 +88,12 @@ async fn ask(app: &App, exchange: &mut Exchange<'_>, key: &Key) -> Result<Box<As
     // The connection's timer has nothing to do until the next head is waited for.
     let mut alarm = exchange.take_alarm();
     let answered = {
-        // Pinned here, since what is handed on is moved from hand to hand.
         let answered = pin!(app.vertex.forward(&model.route, request, own_time, &mut alarm));
         exchange.unless_interrupted(answered).await?
     };
     exchange.return_alarm(alarm);
     match answered {
-        Ok(answer) => Ok(Box::new(Asked { answer, listener })),
+        Ok(answer) => Ok(Asked { answer, listener }),
         Err(failure) => {
             exchange.record.upstream_status = failure.status;
             exchange.record.attempts = failure.attempts;

@@ -44,8 +44,8 @@ const LOCATION_FIELD: &str = "x-ai-proxy-location";
 ///
 /// # Errors
 /// How the exchange broke off.
-pub async fn pass_on(app: &App, exchange: &mut Exchange<'_>, asked: Box<Asked>) -> Result<(), Failure> {
-    let Asked { answer, listener } = *asked;
+pub async fn pass_on(app: &App, exchange: &mut Exchange<'_>, Asked { answer, listener }: Asked) -> Result<(), Failure> {
+    let answer = *answer;
     let status = answer.head.status;
     exchange.record.upstream_status = Some(status.as_u16());
     exchange.record.overhead = Some(answer.overhead);

@@ -32,6 +32,7 @@ use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http1::SendError;
 use pool::{Held, Lease, LeaseError, Pool, StreamLease};
 use rustls::ClientConfig;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -112,10 +113,12 @@ pub struct Answer {
 
 impl Answer {
     /// What has come to a request that left a while ago.
-    fn new(head: AnswerHead, body: ResponseBody, sent: Sent, times: &Times<'_>) -> Self {
+    fn new(head: AnswerHead, body: ResponseBody, sent: Sent, times: &Times<'_>) -> Box<Self> {
         let Sent { overhead, waited } = sent;
         let patience = times.patience;
-        Self { head, body, waited, overhead, location: None, attempts: None, patience, failure_elsewhere: None }
+        let (location, attempts, failure_elsewhere) = (None, None, None);
+        // In a box, since it goes from hand to hand.
+        Box::new(Self { head, body, waited, overhead, location, attempts, patience, failure_elsewhere })
     }
 }
 
@@ -263,7 +266,7 @@ impl Vertex {
         request: ChatRequest,
         own: OwnTime,
         alarm: &mut Alarm,
-    ) -> Result<Answer, ForwardError> {
+    ) -> Result<Box<Answer>, ForwardError> {
         let mut times = Times { own, patience: self.timeout, alarm };
         let Some(mut tour) = route.tour() else { return self.ask(route.first(), &request, &mut times).await };
         let mut answered = None;
@@ -279,8 +282,9 @@ impl Vertex {
                 true
             };
             let failure_elsewhere = match asked {
-                Ok(answer) => {
-                    answered = Some(Answer { location: Some(self.endpoints[location].name.clone()), ..answer });
+                Ok(mut answer) => {
+                    answer.location = Some(self.endpoints[location].name.clone());
+                    answered = Some(answer);
                     None
                 }
                 // What Vertex AI has said is worth more than that another location could not be asked.
@@ -289,8 +293,10 @@ impl Vertex {
                 }
                 Err(error) => Some(error.at(&self.endpoints[location].name).for_log()),
             };
-            if is_last && let Some(answer) = answered.take() {
-                return Ok(Answer { attempts: Some(tour.attempts()), failure_elsewhere, ..answer });
+            if is_last && let Some(mut answer) = answered.take() {
+                answer.attempts = Some(tour.attempts());
+                answer.failure_elsewhere = failure_elsewhere;
+                return Ok(answer);
             }
         }
     }
@@ -299,14 +305,19 @@ impl Vertex {
     ///
     /// # Errors
     /// No bearer, no connection, no answer in time, or two bearers refused.
-    pub async fn forward_to(&self, location: usize, request: &ChatRequest) -> Result<Answer, ForwardError> {
+    pub async fn forward_to(&self, location: usize, request: &ChatRequest) -> Result<Box<Answer>, ForwardError> {
         let mut alarm = Alarm::default();
         let mut times = Times { own: OwnTime::since(Instant::now()), patience: self.timeout, alarm: &mut alarm };
         self.ask(location, request, &mut times).await
     }
 
     /// The same, where no more than what is left of the time is waited for header fields.
-    async fn ask(&self, location: usize, request: &ChatRequest, times: &mut Times<'_>) -> Result<Answer, ForwardError> {
+    async fn ask(
+        &self,
+        location: usize,
+        request: &ChatRequest,
+        times: &mut Times<'_>,
+    ) -> Result<Box<Answer>, ForwardError> {
         let endpoint = &self.endpoints[location];
         let no_bearer = |_| ForwardError::new(ApiError::CredentialsUnavailable, "no bearer in time");
         let now = times.own.lagging_now().into();
@@ -344,8 +355,13 @@ impl Vertex {
         request: &ChatRequest,
         bearer: &Bearer,
         times: &mut Times<'_>,
-    ) -> Result<Answer, Attempt> {
-        let lease = times.own.leaving_out(self.pools[endpoint.pool].lease()).await.map_err(|error| {
+    ) -> Result<Box<Answer>, Attempt> {
+        let leased = {
+            // Pinned here and below, since a future that is handed on has a place in each that it is handed to.
+            let leased = pin!(self.pools[endpoint.pool].lease());
+            times.own.leaving_out(leased).await
+        };
+        let lease = leased.map_err(|error| {
             let told = match error {
                 LeaseError::Connect(_) => ApiError::UpstreamUnreachable,
                 LeaseError::Saturated => ApiError::UpstreamSaturated,
@@ -371,11 +387,14 @@ impl Endpoint {
         request: &ChatRequest,
         bearer: &Bearer,
         times: &mut Times<'_>,
-    ) -> Result<Answer, Attempt> {
+    ) -> Result<Box<Answer>, Attempt> {
         let head = self.head(request);
         // The bearer goes out from where it is, so that no copy of it has to be cleared.
         let pieces = [bearer.end_of_head()].into_iter().chain(request.body.pieces());
-        let (answered, sent) = times.wait(held.send(&head, pieces)).await;
+        let (answered, sent) = {
+            let answered = pin!(held.send(&head, pieces));
+            times.wait(answered).await
+        };
         match answered {
             Some(Ok((head, body))) => Ok(Answer::new(head, ResponseBody::Http1(held, body), sent, times)),
             Some(Err(SendError::Unsent(cause))) => Err(Attempt::Unsent(cause.to_string())),
@@ -390,9 +409,12 @@ impl Endpoint {
         request: &ChatRequest,
         bearer: &Bearer,
         times: &mut Times<'_>,
-    ) -> Result<Answer, Attempt> {
+    ) -> Result<Box<Answer>, Attempt> {
         let head = self.request(request, bearer);
-        let (answered, sent) = times.wait(lease.send(head, &request.body)).await;
+        let (answered, sent) = {
+            let answered = pin!(lease.send(head, &request.body));
+            times.wait(answered).await
+        };
         match answered {
             Some(Ok((parts, body))) => {
                 Ok(Answer::new(parts.into(), ResponseBody::Http2 { body, _lease: lease }, sent, times))
@@ -481,7 +503,7 @@ impl Endpoint {
 }
 
 /// Whether another location may do what this one could not: it has no capacity, or there is no connection to it.
-fn is_for_elsewhere(result: &Result<Answer, ForwardError>) -> bool {
+fn is_for_elsewhere(result: &Result<Box<Answer>, ForwardError>) -> bool {
     match result {
         Ok(answer) => {
             matches!(answer.head.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
