@@ -3,8 +3,11 @@
 use crate::Result;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
+use std::cmp::Reverse;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,9 +20,14 @@ const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Keeps this thread, and what it starts from now on, on these CPUs.
 pub(crate) fn pin(cpus: &[usize]) -> Result<()> {
+    keep_on(None, cpus)
+}
+
+/// Keeps a thread on these CPUs, or this one.
+fn keep_on(thread: Option<Pid>, cpus: &[usize]) -> Result<()> {
     let mut set = CpuSet::new();
     cpus.iter().for_each(|cpu| set.set(*cpu));
-    sched_setaffinity(None, &set).map_err(|error| format!("cannot pin to CPUs {cpus:?}: {error}"))?;
+    sched_setaffinity(thread, &set).map_err(|error| format!("cannot pin to CPUs {cpus:?}: {error}"))?;
     Ok(())
 }
 
@@ -27,10 +35,15 @@ pub(crate) fn pin(cpus: &[usize]) -> Result<()> {
 pub(crate) fn cpu_time_of(id: u32) -> Duration {
     let mut total = 0;
     for task in fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten() {
-        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        total += text.split(' ').next().and_then(|run| run.parse::<u64>().ok()).unwrap_or(0);
+        total += run_time(&task.path());
     }
     Duration::from_nanos(total)
+}
+
+/// The CPU time of the thread with this folder, in nanoseconds.
+fn run_time(task: &Path) -> u64 {
+    let text = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+    text.split(' ').next().and_then(|run| run.parse().ok()).unwrap_or(0)
 }
 
 /// A program with its children. Dropping it ends it.
@@ -165,6 +178,24 @@ impl Threads {
 
     pub(crate) fn go_on(&self) -> Result<()> {
         self.signal(Signal::CONT)
+    }
+
+    /// Keeps the threads that have used most CPU time so far on one CPU each, of these.
+    pub(crate) fn spread(&self, cpus: &[usize]) -> Result<()> {
+        let mut by_time = Vec::new();
+        for process in &self.processes {
+            for task in fs::read_dir(format!("/proc/{process}/task"))? {
+                let folder = task?.path();
+                let name = folder.file_name().and_then(OsStr::to_str).unwrap_or_default();
+                let thread = name.parse().ok().and_then(Pid::from_raw).ok_or("a task that is no number")?;
+                by_time.push((run_time(&folder), thread));
+            }
+        }
+        by_time.sort_unstable_by_key(|(time, _)| Reverse(*time));
+        for ((_, thread), cpu) in by_time.iter().zip(cpus) {
+            keep_on(Some(*thread), &[*cpu])?;
+        }
+        Ok(())
     }
 
     /// Whether each of them waits for something.

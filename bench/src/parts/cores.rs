@@ -86,6 +86,11 @@ async fn turn(lab: &Lab, running: &[Running], cores: usize) -> Result<f64> {
     // The least that each half has taken.
     let mut least = [None; 2];
     for number in 0.. {
+        if let ([threads], true) = (&threads[..], number == WARM_UP && cores > 1) {
+            // Woken all at once from a CPU that is busy, they begin on the same one, and the scheduler takes longer to
+            // change that than a batch takes.
+            threads.spread(&lab.all_cpus())?;
+        }
         let before = lab.upstream.counts()?.requests.get();
         pause(&threads)?;
         batch.ask(&turn).await?;
