@@ -16,9 +16,10 @@ use std::fmt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
-use tokio::runtime::Runtime;
-use tokio::sync::{Notify, watch};
+use tokio::runtime::{self, Handle};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use zeroize::Zeroizing;
 
@@ -150,13 +151,23 @@ struct Latest {
 
 /// The runtime that one generation's tasks live on, a hanging fetch among them; they end with it.
 #[derive(Debug)]
-struct Ground(Option<Runtime>);
+struct Ground {
+    handle: Handle,
+    /// Ends it when it is dropped.
+    _running: oneshot::Sender<()>,
+}
 
 impl Ground {
     fn new() -> std::io::Result<Self> {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let runtime = builder.worker_threads(1).thread_name("credentials").enable_all().build()?;
-        Ok(Self(Some(runtime)))
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (running, stopped) = oneshot::channel();
+        let run = move || {
+            let _ = runtime.block_on(stopped);
+            runtime.shutdown_background();
+        };
+        thread::Builder::new().name("credentials".to_owned()).spawn(run)?;
+        Ok(Self { handle, _running: running })
     }
 
     /// Runs something there; `None` when it panicked.
@@ -164,15 +175,7 @@ impl Ground {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        self.0.as_ref()?.spawn(future).await.ok()
-    }
-}
-
-impl Drop for Ground {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
+        self.handle.spawn(future).await.ok()
     }
 }
 
