@@ -250,6 +250,23 @@ fn whoever_is_idle_makes_room_and_whoever_is_not_does_not() {
     assert_eq!(answer.end, End::Complete);
 }
 
+/// A body that nobody wants is still being sent: its end is where the rest begins.
+#[test]
+fn whoever_sends_the_rest_of_a_refused_body_is_not_idle() {
+    let gateway = start(&Upstream::queued(), 3);
+    let mut sending = gateway.client();
+    sending.send("POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n");
+    assert_eq!(sending.response().status, 401);
+    let mut idle = take_places(&gateway, 1);
+    // So that there is no doubt about who rests for longer.
+    std::thread::sleep(Duration::from_millis(300));
+    sending.send("{}");
+    let _newcomer = take_places(&gateway, 1);
+    wait_for_metric(&gateway, "ai_proxy_connections_made_room_total", |count| count >= 1.0);
+    idle[0].assert_closed();
+    assert_eq!(sending.request(&Request::get("/health")).status, 200);
+}
+
 /// Of a crowd that sends no whole head the first leaves for each newcomer, however young it is, also in its handshake.
 #[test]
 fn whoever_only_connects_keeps_nobody_out() {

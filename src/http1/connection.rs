@@ -340,7 +340,7 @@ impl Connection {
         if count == 0 {
             return true;
         }
-        let Self { stream, input, stop, .. } = self;
+        let Self { stream, input, stop, rests_since, .. } = self;
         let reading = async {
             loop {
                 let here = count.min(input.len() as u64);
@@ -354,10 +354,13 @@ impl Connection {
                 }
             }
         };
-        tokio::select! {
+        let is_done = tokio::select! {
             all = timeout(LINGER, reading) => all == Ok(true),
             () = stop.reached(Phase::Draining) => false,
-        }
+        };
+        // Whoever was sending has not rested.
+        *rests_since = Instant::now();
+        is_done
     }
 
     /// Ends the connection so that the client gets all that was sent, also one that is still sending.
