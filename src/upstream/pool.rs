@@ -58,8 +58,8 @@ pub(super) struct Pool {
     state: Mutex<State>,
 }
 
-/// How many connections one thread may have. Clients' connections are dealt out evenly, so that a thread does not need
-/// more before all of them together do.
+/// How many connections one thread may have. Clients' connections are dealt out evenly, so that a thread seldom needs more
+/// before all of them together do: only where those that ask are on one and those that rest on others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Share {
     http1: usize,
