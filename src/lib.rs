@@ -35,6 +35,7 @@ pub mod models;
 mod numbers;
 pub mod own_time;
 pub mod pages;
+mod random;
 pub mod redirect;
 pub mod relay;
 pub mod repair;
@@ -104,7 +105,7 @@ impl App {
         let vertex = upstream::Vertex::new(&config, project, &models, credentials, tls, runtimes.len())
             .map_err(|error| format!("cannot build upstream's URL: {error}"))?;
         let mut random = [0; 8];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_| "the system gives no random bytes".to_owned())?;
+        crate::random::fill(&mut random).map_err(|_| "the system gives no random bytes".to_owned())?;
         let first = Self {
             runtimes: runtimes.into(),
             connections: connections(&config, &log),

@@ -455,8 +455,8 @@ fn the_file_of_gcloud_is_found() {
 
 #[test]
 fn a_service_account_key_signs_its_own_bearer() {
-    use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
-    let pair = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).expect("a key pair");
+    use ring::encoding::{AsDer as _, Pkcs8V1Der};
+    let pair = ring::rsa::KeyPair::generate(ring::rsa::KeySize::Rsa2048).expect("a key pair");
     let der: Pkcs8V1Der<'_> = pair.as_der().expect("a key can be encoded");
     let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", STANDARD.encode(der.as_ref()));
     let file = serde_json::json!({

@@ -335,7 +335,7 @@ async fn the_metadata_server_answers_its_own() {
 #[tokio::test]
 async fn googles_own_library_gets_a_token_that_is_accepted() {
     // The library's HTTP client wants one, even for plain HTTP.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let emulator = Emulator::start().await;
     let credentials = google_cloud_auth::credentials::mds::Builder::default()
         .with_endpoint(format!("http://{}", emulator.address))

@@ -14,7 +14,7 @@ use support::{CHAT, DEADLINE, DISABLED_KEY, Gateway, KEY, Request, SECOND_KEY, U
 use tempfile::TempDir;
 
 fn sha256(text: &str) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use aws_lc_rs::digest::{SHA256, digest};
+use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use support::metrics::{sample, scrape};
 use support::{DEADLINE, Emulator, End, Gateway, KEY, Request, Response, assert_bytes, show, sse, until};

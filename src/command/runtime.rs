@@ -98,7 +98,7 @@ pub(super) fn start_runtime() -> io::Result<Runtime> {
 
 /// Google's library looks for the process's provider.
 fn choose_cryptography() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 fn cpus() -> usize {

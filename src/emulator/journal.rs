@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aws_lc_rs::digest::{Context, SHA256, digest};
+use ring::digest::{Context, SHA256, digest};
 use http::{HeaderMap, StatusCode, request};
 use serde::Serialize;
 

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 /// Bytes from the system's random source.
 pub(super) fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random source does not fail after start");
+    crate::random::fill(&mut bytes).expect("the system's random source does not fail after start");
     bytes
 }
 

@@ -3,7 +3,7 @@
 //! A signature is filler of a size that varies as the real ones do, and a digest over it, so that every byte must come
 //! back as it was sent.
 
-use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};

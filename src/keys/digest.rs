@@ -1,6 +1,6 @@
 //! What the gateway knows of a key: its SHA-256, and nothing that could be turned back into it.
 
-use aws_lc_rs::digest;
+use ring::digest;
 use serde::{Serialize, Serializer};
 use std::fmt;
 

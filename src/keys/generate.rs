@@ -2,7 +2,7 @@
 
 use super::digest::KeyDigest;
 use super::entry::{MIN_KEY_BYTES, Secret};
-use aws_lc_rs::rand;
+use crate::random;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use memchr::memmem;
@@ -25,13 +25,13 @@ impl NewKey {
     ///
     /// # Errors
     /// When the system gives no random bytes.
-    pub fn generate() -> Result<Self, aws_lc_rs::error::Unspecified> {
-        let mut random = Zeroizing::new([0; NEW_KEY_BYTES]);
-        rand::fill(&mut *random)?;
+    pub fn generate() -> Result<Self, ring::error::Unspecified> {
+        let mut bytes = Zeroizing::new([0; NEW_KEY_BYTES]);
+        random::fill(&mut *bytes)?;
         // Room for all of it, so that no copy is left behind in memory by growing.
         let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + 4 * NEW_KEY_BYTES.div_ceil(3)));
         text.push_str(PREFIX);
-        URL_SAFE_NO_PAD.encode_string(*random, &mut text);
+        URL_SAFE_NO_PAD.encode_string(*bytes, &mut text);
         Ok(Self(text))
     }
 

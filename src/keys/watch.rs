@@ -10,7 +10,7 @@ use super::file::{self, FileError};
 use super::table::Keys;
 use crate::log::{Log, Severity};
 use crate::models::Models;
-use aws_lc_rs::digest;
+use ring::digest;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

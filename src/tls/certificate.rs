@@ -1,6 +1,6 @@
 //! A certificate chain with its private key, read from PEM and judged.
 
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -45,7 +45,7 @@ impl Certificate {
             CertificateDer::pem_slice_iter(chain).collect::<Result<_, _>>().map_err(|_| Unusable::Chain)?;
         let (not_before, not_after) = chain.first().and_then(|leaf| validity(leaf).ok()).ok_or(Unusable::Chain)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| Unusable::Key)?;
-        let key = aws_lc_rs::default_provider().key_provider.load_private_key(key).map_err(|_| Unusable::Key)?;
+        let key = ring::default_provider().key_provider.load_private_key(key).map_err(|_| Unusable::Key)?;
         let key = CertifiedKey::new(chain, key);
         match key.keys_match() {
             // A key that does not tell its public half cannot be compared.

@@ -3,7 +3,7 @@
 use super::Current;
 use super::certificate::{Certificate, Unusable};
 use crate::log::{Log, Severity};
-use aws_lc_rs::digest::{self, Digest};
+use ring::digest::{self, Digest};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

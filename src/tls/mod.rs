@@ -12,7 +12,7 @@ pub use certificate::Certificate;
 pub use files::{Files, Loaded, Problem};
 
 use crate::log::Log;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::ring;
 use rustls::server::{Acceptor, ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
@@ -107,12 +107,12 @@ impl Handshakes {
 /// TLS 1.2 and 1.3 with rustls's own choice of suites. Sessions are resumed by tickets, which cost no memory; no early
 /// data, since it could be sent again by anybody.
 fn server_config(certificates: Arc<dyn ResolvesServerCert>, alpn: &[u8]) -> Result<Arc<ServerConfig>, String> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("the provider speaks TLS 1.2 and 1.3")
         .with_no_client_auth()
         .with_cert_resolver(certificates);
     config.alpn_protocols = vec![alpn.to_vec()];
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|_| "the system gives no random bytes".to_owned())?;
+    config.ticketer = ring::Ticketer::new().map_err(|_| "the system gives no random bytes".to_owned())?;
     Ok(Arc::new(config))
 }

@@ -65,7 +65,7 @@ pub fn tls_config() -> Result<Arc<ClientConfig>, NoCertificates> {
     if added == 0 {
         return Err(NoCertificates);
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider speaks TLS 1.2 and 1.3")

@@ -231,7 +231,7 @@ fn certificates(
     let authority = Authority::new();
     let pair = issue(&authority);
     let config = |protocol: &[u8]| {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("its own key");
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

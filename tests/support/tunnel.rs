@@ -38,7 +38,7 @@ impl Tunnel {
         versions: &[&'static SupportedProtocolVersion],
         alpn: &[&str],
     ) -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .expect("the provider speaks them")

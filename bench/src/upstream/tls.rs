@@ -24,7 +24,7 @@ pub(super) fn acceptors(authority_file: &Path) -> Result<[TlsAcceptor; 2]> {
     let mut acceptors = Vec::new();
     for protocols in [&["h2", "http/1.1"][..], &["http/1.1"]] {
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(server_key.serialize_der()));
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()

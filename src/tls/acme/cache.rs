@@ -5,7 +5,7 @@
 
 use super::Settings;
 use crate::tls::certificate::Certificate;
-use aws_lc_rs::digest;
+use ring::digest;
 use instant_acme::AccountCredentials;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};

@@ -4,7 +4,7 @@ use crate::tls::server_config;
 use instant_acme::Error;
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::ring;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -59,7 +59,7 @@ impl Challenges {
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = params.self_signed(&key).map_err(failed)?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(Error::Str)?;
-        let key = aws_lc_rs::default_provider()
+        let key = ring::default_provider()
             .key_provider
             .load_private_key(key)
             .map_err(|error| Error::Other(error.into()))?;
