@@ -7,6 +7,7 @@
 
 use crate::config::CredentialsSource;
 use crate::log::{Log, Severity};
+use crate::runtime::RuntimeThread;
 use bytes::Bytes;
 use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials as Library, EntityTag, mds};
 use google_cloud_auth::errors::CredentialsError;
@@ -16,10 +17,9 @@ use std::fmt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
-use tokio::runtime::{self, Handle};
-use tokio::sync::{Notify, oneshot, watch};
+
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use zeroize::Zeroizing;
 
@@ -151,23 +151,11 @@ struct Latest {
 
 /// The runtime that one generation's tasks live on, a hanging fetch among them; they end with it.
 #[derive(Debug)]
-struct Ground {
-    handle: Handle,
-    /// Ends it when it is dropped.
-    _running: oneshot::Sender<()>,
-}
+struct Ground(RuntimeThread);
 
 impl Ground {
     fn new() -> std::io::Result<Self> {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let handle = runtime.handle().clone();
-        let (running, stopped) = oneshot::channel();
-        let run = move || {
-            let _ = runtime.block_on(stopped);
-            runtime.shutdown_background();
-        };
-        thread::Builder::new().name("credentials".to_owned()).spawn(run)?;
-        Ok(Self { handle, _running: running })
+        RuntimeThread::start("credentials".to_owned(), Duration::ZERO).map(Self)
     }
 
     /// Runs something there; `None` when it panicked.
@@ -175,7 +163,7 @@ impl Ground {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        self.handle.spawn(future).await.ok()
+        self.0.handle().spawn(future).await.ok()
     }
 }
 

@@ -40,6 +40,7 @@ pub mod redirect;
 pub mod relay;
 pub mod repair;
 pub mod routes;
+mod runtime;
 pub mod server;
 pub mod signatures;
 pub mod tail;
@@ -105,7 +106,7 @@ impl App {
         let vertex = upstream::Vertex::new(&config, project, &models, credentials, tls, runtimes.len())
             .map_err(|error| format!("cannot build upstream's URL: {error}"))?;
         let mut random = [0; 8];
-        crate::random::fill(&mut random).map_err(|_| "the system gives no random bytes".to_owned())?;
+        random::fill(&mut random).map_err(|_| "the system gives no random bytes".to_owned())?;
         let first = Self {
             runtimes: runtimes.into(),
             connections: connections(&config, &log),

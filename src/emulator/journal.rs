@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ring::digest::{Context, SHA256, digest};
 use http::{HeaderMap, StatusCode, request};
+use ring::digest::{Context, SHA256, digest};
 use serde::Serialize;
 
 /// So many exchanges are remembered.

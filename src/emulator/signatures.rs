@@ -3,10 +3,10 @@
 //! A signature is filler of a size that varies as the real ones do, and a digest over it, so that every byte must come
 //! back as it was sent.
 
-use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use serde::Deserialize;
 
 use super::random;

@@ -5,8 +5,8 @@
 
 use super::Settings;
 use crate::tls::certificate::Certificate;
-use ring::digest;
 use instant_acme::AccountCredentials;
+use ring::digest;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};

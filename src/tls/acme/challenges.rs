@@ -59,10 +59,8 @@ impl Challenges {
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = params.self_signed(&key).map_err(failed)?;
         let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(Error::Str)?;
-        let key = ring::default_provider()
-            .key_provider
-            .load_private_key(key)
-            .map_err(|error| Error::Other(error.into()))?;
+        let key =
+            ring::default_provider().key_provider.load_private_key(key).map_err(|error| Error::Other(error.into()))?;
         let answer = Arc::new(CertifiedKey::new(vec![certificate.der().clone()], key));
         self.answers.0.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_ascii_lowercase(), answer);
         Ok(())
