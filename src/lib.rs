@@ -20,7 +20,6 @@ pub mod command;
 pub mod config;
 pub mod connections;
 pub mod credentials;
-pub mod emulator;
 pub mod error;
 pub mod host;
 pub mod http1;

@@ -37,9 +37,9 @@ impl Emulator {
     async fn start_with(pace: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut settings = ai_proxy::emulator::Settings::new("demo");
+        let mut settings = ai_proxy_emulator::Settings::new("demo");
         settings.pace = pace;
-        let server = tokio::spawn(ai_proxy::emulator::serve(listener, settings));
+        let server = tokio::spawn(ai_proxy_emulator::serve(listener, settings));
         let mut emulator = Self { address, token: String::new(), server };
         emulator.token = emulator.fetch_token().await["access_token"].as_str().unwrap().to_owned();
         emulator

@@ -69,8 +69,8 @@ fn emulator() -> SocketAddr {
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             sender.send(listener.local_addr().expect("a bound address")).expect("the test waits");
-            let settings = ai_proxy::emulator::Settings::new("test-project");
-            ai_proxy::emulator::serve(listener, settings).await;
+            let settings = ai_proxy_emulator::Settings::new("test-project");
+            ai_proxy_emulator::serve(listener, settings).await;
         });
     });
     receiver.recv().expect("the emulator starts")

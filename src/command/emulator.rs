@@ -4,8 +4,8 @@ use super::runtime::start_runtime;
 use super::serve::{Signals, listen};
 use super::{fail, refuse_configuration, refuse_option, say};
 use crate::config::{Environment, Listening};
-use crate::emulator::replay::Replay;
-use crate::emulator::{self, Certificate, Library, Settings};
+use ai_proxy_emulator::replay::Replay;
+use ai_proxy_emulator::{Certificate, Library, Settings};
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -94,7 +94,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
         };
         say(&banner(address, &project, options, &settings));
         tokio::select! {
-            () = emulator::serve(listener, settings) => ExitCode::FAILURE,
+            () = ai_proxy_emulator::serve(listener, settings) => ExitCode::FAILURE,
             () = signals.next() => ExitCode::SUCCESS,
         }
     })

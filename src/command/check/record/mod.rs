@@ -13,10 +13,10 @@ pub(super) use redact::Redaction;
 
 use super::probe::{self, Answered, Outcome};
 use super::report::Finding;
-use crate::emulator::replay::{self, End, Exchange, Piece, VERSION};
 use crate::models::Model;
 use crate::relay::is_event_stream;
 use crate::upstream::Vertex;
+use ai_proxy_emulator::replay::{self, End, Exchange, Piece, VERSION};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, HeaderName, HeaderValue};
 use redact::Form;

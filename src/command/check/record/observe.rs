@@ -1,8 +1,8 @@
 //! What people want to know of a captured answer, in a row of a table. Only forms, no words of the answer.
 
 use super::super::probe::Answered;
-use crate::emulator::replay::End;
 use crate::relay::is_event_stream;
+use ai_proxy_emulator::replay::End;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use serde_json::Value;
 use std::collections::BTreeSet;

@@ -242,7 +242,7 @@ impl Iterator for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emulator::reply::Usage;
+    use crate::reply::Usage;
 
     fn reply(text: Option<&str>, calls: usize) -> Reply {
         let call = ToolCall {

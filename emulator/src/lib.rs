@@ -30,6 +30,7 @@ mod signatures;
 mod stream;
 mod tokens;
 mod tools;
+mod transport;
 mod vertex;
 
 pub use certificate::Certificate;
@@ -62,8 +63,8 @@ use self::errors::Refusal;
 use self::journal::Journal;
 use self::line::{Ending, Line, Takeover, Wire};
 use self::replay::Replay;
+use self::transport::Transport;
 use self::vertex::Target;
-use crate::transport::Transport;
 
 /// After an error of `accept`, such as too many open files.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
@@ -151,12 +152,10 @@ async fn connection(
     let line = Arc::new(Line::new(number, peer.ip().to_canonical().is_loopback()));
     let of_wire = line.clone();
     let begin = async {
-        let transport = match tls {
+        let transport: Box<dyn Transport> = match tls {
             // Plain HTTP is spoken there too, since metadata servers know nothing else.
-            Some(tls) if begins_with_handshake(&stream).await => {
-                Transport::Tls(Box::new(tls.accept(stream).await.ok()?))
-            }
-            _ => Transport::Plain(stream),
+            Some(tls) if begins_with_handshake(&stream).await => Box::new(tls.accept(stream).await.ok()?),
+            _ => Box::new(stream),
         };
         Wire::begin(transport, of_wire).await
     };

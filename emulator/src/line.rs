@@ -92,7 +92,7 @@ impl Line {
 /// A connection's byte stream, with the first bytes, which were read to know the protocol, put back in front.
 pub(super) struct Wire {
     first: Bytes,
-    transport: Transport,
+    transport: Box<dyn Transport>,
     line: Arc<Line>,
 }
 
@@ -106,7 +106,7 @@ impl Drop for Wire {
 
 impl Wire {
     /// Reads as much as tells the protocols apart; says whether it is HTTP/2. `None` when the client says nothing.
-    pub(super) async fn begin(mut transport: Transport, line: Arc<Line>) -> Option<(Self, bool)> {
+    pub(super) async fn begin(mut transport: Box<dyn Transport>, line: Arc<Line>) -> Option<(Self, bool)> {
         let mut first = Vec::with_capacity(HTTP2_BEGINS.len());
         while first.len() < HTTP2_BEGINS.len() && HTTP2_BEGINS.starts_with(&first) {
             let mut byte = [0; 1];

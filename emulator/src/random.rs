@@ -2,11 +2,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::rand::{SecureRandom as _, SystemRandom};
 
 /// Bytes from the system's random source.
 pub(super) fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    crate::random::fill(&mut bytes).expect("the system's random source does not fail after start");
+    SystemRandom::new().fill(&mut bytes).expect("the system's random source does not fail after start");
     bytes
 }
 

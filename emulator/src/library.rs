@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn every_file_is_embedded_and_parses() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/emulator/scenarios");
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/scenarios");
         let mut present: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for family in fs::read_dir(folder).unwrap() {
             let family = family.unwrap();

@@ -1,9 +1,11 @@
 //! The control endpoint, for tests: says which scenarios there are, sets one for the next calls, and tells what was
 //! received and sent. Only for programs on this machine.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use http::header::{CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
+use http::uri::Authority;
 use http::{Method, Response, StatusCode, request};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
@@ -13,7 +15,6 @@ use super::Emulator;
 use super::body::Steps;
 use super::line::Line;
 use super::scenarios::Scenario;
-use crate::host::Host;
 
 /// Everything that it serves is below this path.
 pub(super) const ROOT: &str = "/_emulator/";
@@ -114,12 +115,23 @@ pub(super) async fn answer(emulator: &Emulator, head: &request::Parts, body: Inc
 /// tells neither origin nor site, but the name.
 fn is_of_a_page(head: &request::Parts) -> bool {
     let host = match head.uri.authority() {
-        Some(authority) => Host::parse(authority.as_str()),
-        None => head.headers.get(HOST).and_then(|value| Host::of_field(value.as_bytes())),
+        Some(authority) => Some(authority.clone()),
+        None => head.headers.get(HOST).and_then(|value| Authority::try_from(value.as_bytes()).ok()),
     };
     head.headers.contains_key(ORIGIN)
         || head.headers.get("sec-fetch-site").is_some_and(|site| site != "none")
-        || !host.is_some_and(|host| host.is_this_machine())
+        || !host.is_some_and(|host| is_this_machine(&host))
+}
+
+/// Whether a request's host can only mean the machine that it is written on.
+fn is_this_machine(authority: &Authority) -> bool {
+    let host = authority.host().to_ascii_lowercase();
+    let name = host.strip_suffix('.').unwrap_or(&host);
+    let address = name.trim_matches(['[', ']']).parse();
+    !authority.as_str().contains('@')
+        && (name == "localhost"
+            || name.ends_with(".localhost")
+            || address.is_ok_and(|address: IpAddr| address.is_loopback()))
 }
 
 fn told(status: StatusCode, value: &serde_json::Value) -> Response<Steps> {
