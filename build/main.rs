@@ -43,13 +43,9 @@ fn main() {
         }
         let digest = template::digest(text.as_bytes());
         paths.push((name, format!("/assets/{digest}/{name}")));
-        let gzip = template::gzip(text.as_bytes());
-        fs::write(out.join(name), &text).expect("OUT_DIR can be written");
-        fs::write(out.join(format!("{name}.gz")), gzip).expect("OUT_DIR can be written");
         generated.push_str(&format!(
-            "    Asset {{ name: {name:?}, digest: {digest:?}, content_type: {content_type:?}, \
-             plain: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}\")), \
-             gzip: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.gz\")) }},\n"
+            "    Asset {{ name: {name:?}, digest: {digest:?}, content_type: {content_type:?}, text: {} }},\n",
+            template::packed(name, text.as_bytes(), &out)
         ));
     }
     generated.push_str("];\n\n");

@@ -1,13 +1,11 @@
 //! A page as it is put into the program: the pieces between the values that only the running gateway knows, each
-//! plain and compressed. Compressed pieces end on a byte and refer to nothing before them, so that a gzip of the whole
-//! page is these with the values, uncompressed, in between.
+//! compressed. They end on a byte and refer to nothing before them, so that a gzip of the whole page is these with the
+//! values, uncompressed, in between.
 
-use flate2::write::GzEncoder;
-use flate2::{Compress, Compression, FlushCompress};
+use flate2::{Compress, Compression, Crc, FlushCompress};
 use std::fmt::Write as _;
 use std::fs;
 use std::hash::Hasher;
-use std::io::Write as _;
 use std::path::Path;
 
 /// How a value is called in templates and Markdown, and in `src/pages/template.rs`.
@@ -41,14 +39,8 @@ pub(crate) fn write(name: &str, html: &str, out: &Path) -> String {
         if !text.is_empty() {
             let file = format!("{name}.{number}");
             number += 1;
-            fs::write(out.join(&file), text).expect("OUT_DIR can be written");
-            fs::write(out.join(format!("{file}.deflated")), deflated(text.as_bytes())).expect("OUT_DIR can be written");
-            writeln!(
-                source,
-                "        Piece::Text {{ plain: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{file}\")), \
-                 deflated: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{file}.deflated\")) }},"
-            )
-            .expect("a string can be written to");
+            writeln!(source, "        Piece::Text({}),", packed(&file, text.as_bytes(), out))
+                .expect("a string can be written to");
         }
         if let Some((_, _, value)) = next {
             writeln!(source, "        Piece::Value(Value::{value}),").expect("a string can be written to");
@@ -59,6 +51,18 @@ pub(crate) fn write(name: &str, html: &str, out: &Path) -> String {
     source
 }
 
+/// Writes a text into a file, compressed, and returns the constant that has it.
+pub(crate) fn packed(file: &str, text: &[u8], out: &Path) -> String {
+    fs::write(out.join(file), deflated(text)).expect("OUT_DIR can be written");
+    let mut crc = Crc::new();
+    crc.update(text);
+    format!(
+        "Packed {{ deflated: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{file}\")), length: {}, crc: {} }}",
+        text.len(),
+        crc.sum()
+    )
+}
+
 /// A piece of a deflate stream that stands on its own and ends on a byte.
 fn deflated(text: &[u8]) -> Vec<u8> {
     let mut compress = Compress::new(Compression::best(), false);
@@ -67,12 +71,6 @@ fn deflated(text: &[u8]) -> Vec<u8> {
     assert_eq!(compress.total_in(), text.len() as u64, "all of it is in");
     assert!(out.ends_with(&[0, 0, 0xff, 0xff]), "a sync flush ends so");
     out
-}
-
-pub(crate) fn gzip(text: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(text).expect("memory can be written");
-    encoder.finish().expect("memory can be written")
 }
 
 /// Tells versions of a file apart.

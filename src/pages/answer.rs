@@ -42,7 +42,7 @@ pub(super) fn asset(asset: &'static Asset, is_current: bool, head: &Head) -> Ans
         vary: "Accept-Encoding",
         body: Bytes::new(),
     };
-    let body = || Bytes::from_static(if gzip { asset.gzip } else { asset.plain });
+    let body = || Bytes::from(if gzip { asset.gzip() } else { asset.plain() });
     finish(answer, entity_tag(asset.digest, gzip), gzip, head, body)
 }
 

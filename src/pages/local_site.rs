@@ -33,6 +33,6 @@ pub fn files() -> Vec<(&'static str, Vec<u8>)> {
     }
     let mut files = vec![("index.html", page.into_bytes())];
     let loaded = built::FILES.iter().filter(|asset| asset.name != "playground.js");
-    files.extend(loaded.map(|asset| (asset.name, asset.plain.to_vec())));
+    files.extend(loaded.map(|asset| (asset.name, asset.plain())));
     files
 }

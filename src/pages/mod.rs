@@ -4,30 +4,43 @@
 mod address;
 mod answer;
 pub mod local_site;
+mod packed;
 mod template;
 
 pub use address::PublicUrl;
 
 use crate::http1::{Answer, Head};
 use crate::models::{Model, Models};
+use packed::{Packed, Part};
+use std::iter;
 use template::{Template, Values, escaped};
 
 /// The body of `GET /readyz` when the gateway is ready.
 pub const READY: &str = r#"{"ready":true}"#;
 
-/// A file that pages load, plain and compressed.
+/// A file that pages load.
 #[derive(Debug)]
 struct Asset {
     name: &'static str,
     /// Stands in its path, so that a browser can keep it for ever.
     digest: &'static str,
     content_type: &'static str,
-    plain: &'static [u8],
-    gzip: &'static [u8],
+    text: Packed,
+}
+
+impl Asset {
+    fn plain(&'static self) -> Vec<u8> {
+        packed::plain(iter::once(Part::Packed(&self.text)))
+    }
+
+    fn gzip(&'static self) -> Vec<u8> {
+        packed::gzip(iter::once(Part::Packed(&self.text)))
+    }
 }
 
 mod built {
     use super::Asset;
+    use super::packed::Packed;
     use super::template::{Piece, Template, Value};
 
     include!(concat!(env!("OUT_DIR"), "/pages.rs"));

@@ -1,6 +1,6 @@
-//! A page's pieces, put together with the values between them: plain, or as a gzip whose pieces were compressed when the
-//! program was built and whose values stand in it as they are (RFC 1951, section 3.2.4).
+//! A page's pieces, put together with the values between them.
 
+use super::packed::{self, Packed, Part};
 use super::{Facts, alias_rows};
 use std::hash::Hasher;
 
@@ -14,11 +14,7 @@ pub(super) struct Template {
 
 #[derive(Debug)]
 pub(super) enum Piece {
-    Text {
-        plain: &'static [u8],
-        /// A piece of a deflate stream: ends on a byte, refers to nothing before it, is not the last.
-        deflated: &'static [u8],
-    },
+    Text(Packed),
     Value(Value),
 }
 
@@ -55,13 +51,6 @@ pub(super) struct Values {
     alias_names: String,
     playground: bool,
 }
-
-/// The largest stored block of a deflate stream, in bytes.
-const STORED_BYTES: usize = 65_535;
-/// No name, no time, from an unknown system.
-const GZIP_HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 255];
-/// An empty stored block that is the last one.
-const LAST_BLOCK: [u8; 5] = [1, 0, 0, 0xff, 0xff];
 
 const READY: &str = r#"<span class="ready">ready</span>"#;
 const NOT_READY: &str = r#"<span class="waiting">no Google credentials yet</span>"#;
@@ -146,50 +135,20 @@ impl Template {
 
     /// The page.
     pub(super) fn plain(&self, values: &Filled<'_>) -> Vec<u8> {
-        let parts = || self.parts(values).map(|(plain, _)| plain);
-        let mut page = Vec::with_capacity(parts().map(<[u8]>::len).sum());
-        parts().for_each(|part| page.extend_from_slice(part));
-        page
+        packed::plain(self.parts(values))
     }
 
     /// The page as a gzip file.
     pub(super) fn gzip(&self, values: &Filled<'_>) -> Vec<u8> {
-        let mut page = Vec::with_capacity(
-            self.parts(values).map(|(part, deflated)| deflated.map_or(part.len() + 5, <[u8]>::len)).sum::<usize>() + 32,
-        );
-        page.extend_from_slice(&GZIP_HEAD);
-        let mut crc = crc32fast::Hasher::new();
-        let mut length = 0_u32;
-        for (plain, deflated) in self.parts(values) {
-            crc.update(plain);
-            length = length.wrapping_add(plain.len() as u32);
-            match deflated {
-                Some(deflated) => page.extend_from_slice(deflated),
-                None => plain.chunks(STORED_BYTES).for_each(|chunk| store(chunk, &mut page)),
-            }
-        }
-        page.extend_from_slice(&LAST_BLOCK);
-        page.extend_from_slice(&crc.finalize().to_le_bytes());
-        page.extend_from_slice(&length.to_le_bytes());
-        page
+        packed::gzip(self.parts(values))
     }
 
-    /// Each part, and how it is compressed where it is.
-    fn parts<'a>(&'a self, values: &'a Filled<'_>) -> impl Iterator<Item = (&'a [u8], Option<&'static [u8]>)> {
-        self.pieces.iter().map(|piece| match *piece {
-            Piece::Text { plain, deflated } => (plain, Some(deflated)),
-            Piece::Value(value) => (values.get(value).as_bytes(), None),
+    fn parts<'a>(&self, values: &'a Filled<'_>) -> impl Iterator<Item = Part<'a>> + Clone {
+        self.pieces.iter().map(|piece| match piece {
+            Piece::Text(text) => Part::Packed(text),
+            Piece::Value(value) => Part::Text(values.get(*value)),
         })
     }
-}
-
-/// Appends a block that is not compressed.
-fn store(chunk: &[u8], out: &mut Vec<u8>) {
-    let length = chunk.len() as u16;
-    out.push(0);
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(&(!length).to_le_bytes());
-    out.extend_from_slice(chunk);
 }
 
 /// Text as HTML, also inside of an attribute.
@@ -250,7 +209,7 @@ mod tests {
     #[test]
     fn assets_are_the_same_compressed() {
         for asset in built::FILES {
-            assert!(unzipped(asset.gzip) == asset.plain, "{}", asset.name);
+            assert!(unzipped(&asset.gzip()) == asset.plain(), "{}", asset.name);
         }
     }
 }
