@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::library::Unusable;
+use super::place;
 
 /// Reads a value from JSON. `judge` sees it first, for what serde would have no plain words for: it tells the field, and
 /// what is wrong with it.
@@ -22,12 +23,8 @@ pub(super) fn read<T: DeserializeOwned>(
     }
     judge(&value).map_err(fault)?;
     // Again from the bytes: only so a field that stands twice is noticed.
-    let mut source = serde_json::Deserializer::from_slice(bytes);
-    serde_path_to_error::deserialize(&mut source).map_err(|error| {
-        let path = error.path().to_string();
-        // A step that is not known is a question mark.
-        unusable(file, path.trim_end_matches(['.', '?']), error.inner())
-    })
+    serde_json::from_slice(bytes)
+        .map_err(|error| unusable(file, &place::field_at(bytes, error.line(), error.column()), &error))
 }
 
 fn unusable(file: &str, path: &str, error: &serde_json::Error) -> Unusable {

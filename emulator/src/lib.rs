@@ -21,6 +21,7 @@ mod metadata;
 mod models;
 mod oauth;
 mod pattern;
+mod place;
 mod random;
 pub mod replay;
 mod reply;
