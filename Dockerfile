@@ -13,19 +13,21 @@ WORKDIR /build
 # The dependencies, in a layer that stays until one of them changes: they are built for a program that is empty, which
 # is then forgotten.
 COPY Cargo.toml Cargo.lock ./
-# How AWS-LC and jemalloc are built.
+# How jemalloc is built.
 COPY .cargo .cargo
-# The workspace's other member, which is not built: cargo only wants to know that it is there.
+COPY emulator/Cargo.toml emulator/
+# A member of the workspace that is not built: cargo only wants to know that it is there.
 COPY bench/Cargo.toml bench/
-RUN mkdir src build bench/src \
-    && touch src/lib.rs \
+RUN mkdir src build bench/src emulator/src \
+    && touch src/lib.rs emulator/src/lib.rs \
     && echo 'fn main() {}' | tee src/main.rs build/main.rs >bench/src/main.rs \
     && cargo auditable build --release --locked \
-    && cargo clean --release --locked --package ai-proxy \
-    && rm -r src build
+    && cargo clean --release --locked --package ai-proxy --package ai-proxy-emulator \
+    && rm -r src build emulator/src
 
 COPY build build
 COPY docs/runbook docs/runbook
+COPY emulator/src emulator/src
 COPY src src
 RUN cargo auditable build --release --locked
 

@@ -2,6 +2,7 @@
 mod support;
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -455,7 +456,7 @@ fn the_file_of_gcloud_is_found() {
 
 #[test]
 fn a_service_account_key_signs_its_own_bearer() {
-    let made = Command::new("openssl").args(["genpkey", "-quiet", "-algorithm", "RSA"]).output().expect("openssl is there");
+    let made = Command::new("openssl").args(["genpkey", "-algorithm", "RSA"]).output().expect("openssl is there");
     assert!(made.status.success(), "openssl makes a key");
     let pem = String::from_utf8(made.stdout).expect("PEM is text");
     let file = serde_json::json!({

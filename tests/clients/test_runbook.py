@@ -118,12 +118,12 @@ def test_it_explains_every_code():
 
 def words_of_the_emulator():
     """The error messages of the emulator, with `{…}` for what depends on the request."""
-    for source in sorted((ROOT / "src/emulator").glob("*.rs")):
+    for source in sorted((ROOT / "emulator/src").glob("*.rs")):
         # A line that ends in a backslash goes on after the blanks of the next one.
         text = re.sub(r"\\\n\s*", "", read(source).partition("#[cfg(test)]")[0])
         for message in re.findall(r'Refusal::(?:invalid|new)\((?:[^;"]|"[A-Z_]+")*?"((?:[^"\\]|\\.)+)"', text):
             yield message
-    for scenario in sorted((ROOT / "src/emulator/scenarios").rglob("*.json")):
+    for scenario in sorted((ROOT / "emulator/src/scenarios").rglob("*.json")):
         for message in re.findall(r'"message": "((?:[^"\\]|\\.)+)"', read(scenario)):
             yield message
 

@@ -57,8 +57,8 @@ SECRET_FILES = [
     "target/secret",
 ]
 # Folders where they are put.
-PLACES = ["", "bench/", "build/", "src/", "src/emulator/scenarios/", "docs/", "docs/runbook/", "pi-sandbox/"]
-SOURCE_FOLDERS = ["build", "docs/runbook", "src"]
+PLACES = ["", "bench/", "build/", "src/", "emulator/src/scenarios/", "docs/", "docs/runbook/", "pi-sandbox/"]
+SOURCE_FOLDERS = ["build", "docs/runbook", "emulator", "src"]
 # At the top only: what no list of secret names would have.
 OTHER_FILES = [".git/config", "notes.txt", "keys/new.txt"]
 
