@@ -4,6 +4,8 @@
 //! They are marked for 64 bytes at a time, without a branch; to search anew behind each would cost more than all else in
 //! texts that are rich in them, as code in JSON is.
 
+use wide::u8x16;
+
 /// How many bytes are marked at a time.
 const BLOCK: usize = 64;
 
@@ -53,17 +55,15 @@ fn marks(text: &[u8], block: usize) -> Option<u64> {
     Some(marks_of(&padded))
 }
 
-/// By itself, so that the compiler makes vector instructions of the loop, whoever calls.
-#[inline(never)]
+#[inline]
 fn marks_of(block: &[u8; BLOCK]) -> u64 {
-    let mut special = [0_u8; BLOCK];
-    for (is_special, byte) in special.iter_mut().zip(block) {
-        *is_special = u8::from(*byte == b'"') | u8::from(*byte == b'\\') | u8::from(*byte < 0x20);
-    }
-    // The product has the lowest bits of all eight bytes next to each other in its highest byte.
-    let bits = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-    let (eights, _) = special.as_chunks();
-    eights.iter().rev().fold(0, |marks, eight| marks << 8 | bits(eight))
+    let (sixteens, _) = block.as_chunks();
+    sixteens.iter().rev().fold(0, |marks, sixteen| {
+        let bytes = u8x16::new(*sixteen);
+        let is_control = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
+        let special = bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\')) | is_control;
+        marks << 16 | u64::from(special.to_bitmask())
+    })
 }
 
 #[cfg(test)]
