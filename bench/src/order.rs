@@ -22,7 +22,7 @@ const GROUPS: [(&str, &[(Asked, Wire)]); 3] = [
 ];
 /// *ring*'s assembly for keys' digests and for TLS, of which valgrind sees what a CPU without VAES runs. It has one section
 /// for each file.
-const ASSEMBLY: [&str; 6] = ["sha256", "aes-gcm-avx2", "aesni", "ghash", "p256-x86_64-asm", "x86_64-mont"];
+const ASSEMBLY: [&str; 7] = ["sha256", "sha512", "aes-gcm-avx2", "aesni", "ghash", "p256-x86_64-asm", "x86_64-mont"];
 
 /// Sees what is reached and writes it down as a script for the linker. Needs a gateway that has its symbols.
 pub(crate) async fn write(lab: &Lab, file: &Path) -> Result<String> {
