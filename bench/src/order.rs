@@ -31,7 +31,7 @@ pub(crate) async fn write(lab: &Lab, file: &Path) -> Result<String> {
     let mut groups = Vec::new();
     for (name, cases) in GROUPS {
         let mut group = reached(lab, &symbols, cases).await?;
-        group.retain(|name| known.insert(name.clone()));
+        group.retain(|pattern| known.insert(pattern.clone()));
         groups.push((name, group));
     }
     if known.is_empty() {
@@ -44,34 +44,28 @@ pub(crate) async fn write(lab: &Lab, file: &Path) -> Result<String> {
 fn script(groups: &[(&str, BTreeSet<String>)]) -> String {
     let mut script = String::from(
         "/* Written by `make order`: functions that a start and requests reach, to be put side by side in the program.\n   \
-         First by their whole names, which tell instances of one generic function apart, until another compiler names\n   \
-         them otherwise; then all that are called so but for what a compiler adds. One that is gone does no harm. */\n\
+         Without what compilers add to tell equal names apart, so that it outlives them; one that is gone does no harm. */\n\
          SECTIONS {\n  .text : {\n    /* Assembly of ring. */\n",
     );
     ASSEMBLY.iter().for_each(|name| script.push_str(&format!("    *:*-{name}*-elf.o(.text)\n")));
-    for (group, names) in groups {
-        script.push_str(&format!("    /* {group}. */\n"));
-        names.iter().for_each(|name| script.push_str(&format!("    *(.text*.{name} .text*.{name}.llvm.*)\n")));
-    }
-    for (group, names) in groups {
-        script.push_str(&format!("    /* {group}, whatever the compiler adds. */\n"));
-        let patterns: BTreeSet<_> = names.iter().map(|name| pattern(name)).filter(|it| it.contains('*')).collect();
+    for (name, patterns) in groups {
+        script.push_str(&format!("    /* {name}. */\n"));
         patterns.iter().for_each(|pattern| script.push_str(&format!("    *(.text*.{pattern})\n")));
     }
     script.push_str("  }\n}\nINSERT BEFORE .fini;\n");
     script
 }
 
-/// All names of the functions that are reached, without LLVM's suffix.
+/// Patterns for all names of the functions that are reached.
 async fn reached(lab: &Lab, symbols: &Symbols, cases: &[(Asked, Wire)]) -> Result<BTreeSet<String>> {
     let options = ["--demangle=no", "--compress-strings=no", "--compress-pos=no"];
-    let mut reached = BTreeSet::new();
+    let mut patterns = BTreeSet::new();
     for &(asked, wire) in cases {
         let profile = callgrind::run(lab, asked, wire, COUNT, &options).await?.profile()?;
         let names = functions(&profile, &lab.stable.gateway.to_string_lossy());
-        reached.extend(names.into_iter().flat_map(|name| symbols.beside(name)).map(stem));
+        patterns.extend(names.into_iter().flat_map(|name| symbols.beside(name)).map(pattern));
     }
-    Ok(reached)
+    Ok(patterns)
 }
 
 /// The functions of one program in a profile.
@@ -122,14 +116,10 @@ impl Symbols {
     }
 }
 
-/// A name without LLVM's suffix, which each build may write otherwise.
-fn stem(name: &str) -> String {
-    name.split_once(".llvm.").map_or(name, |(name, _)| name).to_owned()
-}
-
-/// A name without what each compiler and each version of a crate may write otherwise: the hash at the end of an old name,
-/// those of crates within a new one.
+/// A name without what each compiler, each version of a crate and each build may write otherwise: the hash at the end of
+/// an old name, those of crates within a new one, and the suffix of LLVM.
 fn pattern(name: &str) -> String {
+    let name = name.split_once(".llvm.").map_or(name, |(name, _)| name);
     if let Some(end) = name.starts_with("_ZN").then(|| name.rfind("17h")).flatten() {
         return format!("{}17h*", &name[..end]);
     }
@@ -153,7 +143,7 @@ mod tests {
     #[test]
     fn hashes_are_left_out() {
         assert_eq!(pattern("_ZN3foo3bar17h0123456789abcdefE"), "_ZN3foo3bar17h*");
-        assert_eq!(stem("_ZN3foo3bar17h0123456789abcdefE.llvm.42"), "_ZN3foo3bar17h0123456789abcdefE");
+        assert_eq!(pattern("_ZN3foo3bar17h0123456789abcdefE.llvm.42"), "_ZN3foo3bar17h*");
         assert_eq!(pattern("_RNvNtCsjrHSEGnQ3l9_3std3barCs1Z_5alloc"), "_RNvNtCs*_3std3barCs*_5alloc");
         assert_eq!(pattern("_RNvCs"), "_RNvCs");
         assert_eq!(pattern("malloc"), "malloc");
