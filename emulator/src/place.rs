@@ -57,6 +57,8 @@ impl Walk<'_> {
             b'[' => self.items()?,
             b'"' => _ = self.string(),
             _ => {
+                // One byte in any case, so that a text that is no JSON has an end too.
+                self.at += 1;
                 while !matches!(self.peek(), None | Some(b',' | b']' | b'}' | b' ' | b'\n' | b'\r' | b'\t')) {
                     self.at += 1;
                 }
@@ -149,6 +151,13 @@ mod tests {
             ("\"x\"}", ""),
         ] {
             assert_eq!(at(behind), field, "{behind}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_has_an_end() {
+        for text in ["[}", "{]", "[:", "{\"a\"", "[\"", "{\"a\":}", "[,"] {
+            let _ = field_at(text.as_bytes(), 9, 99);
         }
     }
 
