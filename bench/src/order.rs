@@ -50,7 +50,7 @@ fn script(groups: &[(&str, BTreeSet<String>)]) -> String {
     ASSEMBLY.iter().for_each(|name| script.push_str(&format!("    *:*-{name}*-elf.o(.text)\n")));
     for (name, patterns) in groups {
         script.push_str(&format!("    /* {name}. */\n"));
-        patterns.iter().for_each(|pattern| script.push_str(&format!("    *(.text*.{pattern})\n")));
+        patterns.iter().for_each(|it| script.push_str(&format!("    *(.text*.{it} .text*.{it}.llvm.*)\n")));
     }
     script.push_str("  }\n}\nINSERT BEFORE .fini;\n");
     script
