@@ -96,7 +96,7 @@ bench-baseline: ## the same, and make it the baseline
 	$(MEASURE) baseline
 
 order: ## write build/order.ld, the order of functions in the release build (needs valgrind and nm), after large changes
-	CARGO_PROFILE_RELEASE_STRIP=false $(MEASURE) order
+	KEEP_NAMES=1 $(MEASURE) order
 
 # Two calls of cargo, since the features of the benchmark's dependencies are not to be the gateway's.
 MEASURE = cargo build --release --locked && cargo run --profile quick --locked --package ai-proxy-bench -- \

@@ -9,11 +9,26 @@ const ORDER: &str = "build/order.ld";
 /// The first glibc that reads relocations in their packed form, a tenth of the plain one.
 const PACKED_RELOCATIONS: (u32, u32) = (2, 36);
 
-/// Speaks to the linker that comes with Rust, or to GNU's. Whoever has chosen another is left alone: not all know scripts.
+/// Set, it leaves the names of functions in the program, for `make order` and callgrind.
+const KEEP_NAMES: &str = "KEEP_NAMES";
+
+/// Speaks to the linker that comes with Rust, or to GNU's. Whoever has chosen another is only asked to leave names out: not
+/// all know scripts.
 pub(crate) fn tell() {
     println!("cargo:rerun-if-env-changed=RUSTC_LINKER");
-    let is_linux = optional("CARGO_CFG_TARGET_OS") == "linux" && optional("CARGO_CFG_TARGET_ENV") == "gnu";
-    if !is_linux || is_chosen() || variable("PROFILE") != "release" {
+    println!("cargo:rerun-if-env-changed={KEEP_NAMES}");
+    if variable("PROFILE") != "release" {
+        return;
+    }
+    let system = optional("CARGO_CFG_TARGET_OS");
+    if variable("DEBUG") == "false" && optional(KEEP_NAMES).is_empty() {
+        match &*system {
+            "linux" => println!("cargo:rustc-link-arg-bins=-Wl,--strip-all"),
+            "macos" => println!("cargo:rustc-link-arg-bins=-Wl,-x"),
+            _ => {}
+        }
+    }
+    if system != "linux" || optional("CARGO_CFG_TARGET_ENV") != "gnu" || is_chosen() {
         return;
     }
     println!("cargo:rustc-link-arg-bins=-T");

@@ -35,7 +35,7 @@ pub(crate) async fn write(lab: &Lab, file: &Path) -> Result<String> {
         groups.push((name, group));
     }
     if known.is_empty() {
-        return Err("no function has a name: build the gateway with CARGO_PROFILE_RELEASE_STRIP=false".into());
+        return Err("no function has a name: build the gateway with KEEP_NAMES=1".into());
     }
     std::fs::write(file, script(&groups))?;
     Ok(groups.iter().map(|(name, group)| format!("{name}: {} functions\n", group.len())).collect())
