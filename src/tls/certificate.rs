@@ -28,7 +28,10 @@ pub enum Unusable {
     #[error("has no certificate in PEM form, or one that cannot be read")]
     Chain,
     /// There is no key that can be used.
-    #[error("has no private key in PEM form, or one that cannot be used (encrypted keys cannot)")]
+    #[error(
+        "has no private key in PEM form, or one that cannot be used (RSA with 2048 to 4096 bits, ECDSA on P-256 or P-384 \
+         and Ed25519 can, encrypted keys cannot)"
+    )]
     Key,
     /// Key and certificate do not belong together.
     #[error("has a key that does not belong to the certificate")]
