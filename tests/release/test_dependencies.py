@@ -43,7 +43,7 @@ def test_every_direct_dependency_has_a_reason(name):
 
 def test_everything_comes_from_the_registry_with_its_digest():
     lock = tomllib.loads((ROOT / "Cargo.lock").read_text(encoding="utf-8"))
-    own = {"ai-proxy", "ai-proxy-bench"}
+    own = {"ai-proxy", "ai-proxy-bench", "ai-proxy-emulator"}
     for crate in lock["package"]:
         if crate["name"] not in own:
             assert crate["source"] == "registry+https://github.com/rust-lang/crates.io-index"

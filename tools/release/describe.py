@@ -171,11 +171,14 @@ def third_party(crates):
     """What the licences ask for that are passed on with a program. A text that many crates have stands there once."""
     texts = {}
     apache = (ROOT / "LICENSE").read_text(encoding="utf-8").strip()
-    for id in crates.sorted(crates.shipped - {crates.root}):
+    for id in crates.sorted(crates.shipped):
         package = crates.packages[id]
+        if package["source"] is None:
+            # The program's own.
+            continue
         folder = Path(package["manifest_path"]).parent
-        # C sources have theirs in a folder of their own.
-        beside = [path for pattern in ("*", "*/*") for path in sorted(folder.glob(pattern))]
+        # What was taken from elsewhere has its own in a folder further down.
+        beside = sorted(folder.rglob("*"))
         files = [path for path in beside if path.is_file() and LICENCE_FILE.match(path.name)]
         name = "{name} {version} ({license})".format_map(package)
         found = [path.read_text(encoding="utf-8", errors="replace").strip() for path in files]
