@@ -236,8 +236,8 @@ fn a_new_certificate_is_taken_without_a_restart_and_running_streams_stay() {
     let told = gateway.wait_for_log("the broken key", |line| line["severity"] == "ERROR");
     assert_eq!(
         told["message"],
-        "TLS_KEY_FILE: has no private key in PEM form, or one that cannot be used (RSA with 2048 to 4096 bits, ECDSA on \
-         P-256 or P-384 and Ed25519 can, encrypted keys cannot); the certificate in use stays"
+        "TLS_KEY_FILE: has no private key in PEM form, or one that cannot be used (RSA with 2048, 3072 or 4096 bits, \
+         ECDSA on P-256 or P-384 with its public key and Ed25519 can, encrypted keys cannot); the certificate in use stays"
     );
     let during = Tunnel::to(gateway.address, &authority);
     assert_eq!(during.client().request(&Request::get("/health")).status, 200);
@@ -408,7 +408,7 @@ fn certificates_that_cannot_be_used_are_named_at_start() {
     assert!(Command::new("openssl").args(curve).output().expect("openssl is there").status.success());
     let (code, said) = judge(&good);
     assert!(
-        code == Some(64) && said.contains("or one that cannot be used (RSA with 2048 to 4096 bits, ECDSA"),
+        code == Some(64) && said.contains("or one that cannot be used (RSA with 2048, 3072 or 4096 bits, ECDSA"),
         "{said}"
     );
     std::fs::write(files.chain(), "S3CRET").expect("a file can be written");

@@ -1,7 +1,7 @@
 //! The control endpoint, for tests: says which scenarios there are, sets one for the next calls, and tells what was
 //! received and sent. Only for programs on this machine.
 
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::Ordering;
 
 use http::header::{CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
@@ -125,13 +125,26 @@ fn is_of_a_page(head: &request::Parts) -> bool {
 
 /// Whether a request's host can only mean the machine that it is written on.
 fn is_this_machine(authority: &Authority) -> bool {
-    let host = authority.host().to_ascii_lowercase();
-    let name = host.strip_suffix('.').unwrap_or(&host);
-    let address = name.trim_matches(['[', ']']).parse();
-    !authority.as_str().contains('@')
-        && (name == "localhost"
-            || name.ends_with(".localhost")
-            || address.is_ok_and(|address: IpAddr| address.is_loopback()))
+    let text = authority.as_str();
+    let end = if text.starts_with('[') {
+        text.find(']').map_or(0, |end| end + 1)
+    } else {
+        text.find(':').unwrap_or(text.len())
+    };
+    let (host, port) = text.split_at(end);
+    let port_is_one = port.strip_prefix(':').map_or(port.is_empty(), |digits| {
+        digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse().is_ok_and(|port: u16| port != 0)
+    });
+    let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let is_loopback = match name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse().is_ok_and(|address: Ipv6Addr| address.is_loopback()),
+        None => name.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback()),
+    };
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    let is_local_name = || name.split('.').all(is_label) && name.rsplit('.').next() == Some("localhost");
+    port_is_one && (is_loopback || is_local_name())
 }
 
 fn told(status: StatusCode, value: &serde_json::Value) -> Response<Steps> {
@@ -139,4 +152,43 @@ fn told(status: StatusCode, value: &serde_json::Value) -> Response<Steps> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_meant() {
+        let is_meant = |text: &str| text.parse().is_ok_and(|authority| is_this_machine(&authority));
+        for text in
+            ["localhost", "LOCALHOST:80", "localhost.", "a.localhost:1", "127.0.0.1", "127.1.2.3:8090", "[::1]:8090"]
+        {
+            assert!(is_meant(text), "{text}");
+        }
+        for text in [
+            "evil.example",
+            "localhost.evil.example",
+            "a@localhost",
+            "localhost:",
+            "localhost:0",
+            "localhost:99999",
+            "localhost:+80",
+            "localhost:x",
+            "[::1]x",
+            "[::1].",
+            "[::1]:",
+            "[127.0.0.1]",
+            "[::2]",
+            "[::ffff:127.0.0.1]",
+            "0.0.0.0",
+            "127.1",
+            "127.0.0.1.evil.example",
+            ".localhost",
+            "a..localhost",
+            "evil!$.localhost",
+        ] {
+            assert!(!is_meant(text), "{text}");
+        }
+    }
 }

@@ -49,7 +49,8 @@ pub(super) fn plain<'a>(parts: impl Iterator<Item = Part<'a>> + Clone) -> Vec<u8
             Part::Packed(packed) => {
                 inflate.init();
                 let flags = TINFL_FLAG_HAS_MORE_INPUT | TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
-                decompress(&mut inflate, packed.deflated, &mut out, at, flags);
+                let (_, _, written) = decompress(&mut inflate, packed.deflated, &mut out, at, flags);
+                debug_assert_eq!(written, packed.length);
             }
             Part::Text(text) => out[at..at + text.len()].copy_from_slice(text.as_bytes()),
         }

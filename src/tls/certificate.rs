@@ -29,8 +29,8 @@ pub enum Unusable {
     Chain,
     /// There is no key that can be used.
     #[error(
-        "has no private key in PEM form, or one that cannot be used (RSA with 2048 to 4096 bits, ECDSA on P-256 or P-384 \
-         and Ed25519 can, encrypted keys cannot)"
+        "has no private key in PEM form, or one that cannot be used (RSA with 2048, 3072 or 4096 bits, ECDSA on P-256 or \
+         P-384 with its public key and Ed25519 can, encrypted keys cannot)"
     )]
     Key,
     /// Key and certificate do not belong together.

@@ -54,7 +54,7 @@ pub(crate) enum Stream {
     Tls2(TlsStream<TcpStream>),
 }
 
-/// How TLS is spoken to upstream: aws-lc-rs, the system's certificates, HTTP/2 preferred.
+/// How TLS is spoken to upstream: *ring*, the system's certificates, HTTP/2 preferred.
 ///
 /// # Errors
 /// When there is no certificate to verify against.
