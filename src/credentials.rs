@@ -78,9 +78,16 @@ impl Bearer {
         Some(Self { proof: Arc::new(proof), generation })
     }
 
-    /// The header fields of a request.
-    pub fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.proof.fields()
+    /// The value of a request's `authorization`.
+    #[must_use]
+    pub fn authorization(&self) -> &HeaderValue {
+        &self.proof.authorization
+    }
+
+    /// The value of a request's `x-goog-user-project`, if it is to have one.
+    #[must_use]
+    pub fn quota_project(&self) -> Option<&HeaderValue> {
+        self.proof.quota_project.as_ref()
     }
 
     /// The same as the last lines of an HTTP/1.1 head, with the empty one that ends it; in memory that is cleared when the
@@ -468,7 +475,7 @@ mod tests {
         headers.insert("x-goog-user-project", HeaderValue::from_static("quota"));
         let bearer = Bearer::from_headers(headers, 1).unwrap();
         assert!(!format!("{bearer:?}").contains("ya29"));
-        let out: HeaderMap = bearer.fields().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let out: HeaderMap = bearer.proof.fields().map(|(name, value)| (name.clone(), value.clone())).collect();
         assert!(out["authorization"].is_sensitive());
         assert!(!format!("{out:?}").contains("ya29"));
         assert_eq!(out["x-goog-user-project"], "quota");

@@ -5,7 +5,7 @@
 //! `server` accepts if `connections` has a place → one of the `workers` takes it to its thread (→ `tls` shakes hands) → `http1` reads the head → `routes` matches and asks `keys` → `chat`: `http1` reads the body within
 //! `budget` → `body` finds the model → `models` resolves it → `signatures` finds
 //! what Gemini 3 would miss → `body` splices → `credentials` give the bearer →
-//! `upstream` sends → `relay` (with `repair` for errors) passes the answer on, with
+//! `upstream` sends (over HTTP/2 its head in `hpack`) → `relay` (with `repair` for errors) passes the answer on, with
 //! a `tap` that only looks (for `tokens` and `signatures`) and a `keepalive` for silent streams (where the `tail` allows it) → `access_log` says what happened, and `metrics` count it.
 //!
 //! What has to end in time has an `alarm`. What the gateway itself takes is its `own_time`. `config` is read once, before all that; `command` holds what `main` can run.
@@ -22,6 +22,7 @@ pub mod connections;
 pub mod credentials;
 pub mod error;
 pub mod host;
+pub mod hpack;
 pub mod http1;
 pub mod json;
 pub mod keepalive;

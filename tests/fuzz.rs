@@ -141,8 +141,18 @@ fn error_body() {
 }
 
 #[test]
+fn frames() {
+    try_out("frames", targets::frames::check);
+}
+
+#[test]
 fn head() {
     try_out("head", targets::head::check);
+}
+
+#[test]
+fn header_block() {
+    try_out("header_block", targets::header_block::check);
 }
 
 #[test]

@@ -6,7 +6,9 @@
 pub mod answer_head;
 pub mod chunked;
 pub mod error_body;
+pub mod frames;
 pub mod head;
+pub mod header_block;
 pub mod keys_file;
 pub mod model;
 pub mod signatures;

@@ -1,8 +1,6 @@
-//! The head of upstream's answer: over HTTP/1.1 as it was written, of which a few fields are looked at and a few are
-//! passed on; a map of them would cost more than all that is done with it.
+//! The head of upstream's answer as it was written, of which a few fields are looked at and a few are passed on; a map of
+//! them would cost more than all that is done with it.
 
-use bytes::Bytes;
-use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use std::ops::Range;
 
@@ -13,22 +11,20 @@ pub struct AnswerHead {
     pub status: StatusCode,
     /// What was spoken.
     pub version: Version,
-    fields: Fields,
+    fields: WrittenFields,
 }
 
-#[derive(Debug)]
-enum Fields {
-    Written(WrittenFields),
-    Mapped(HeaderMap),
-}
-
-/// Fields as they stand in a head of HTTP/1.1.
-#[derive(Debug)]
+/// Fields as they stand in a head, of HTTP/1.1 or as they came out of a block of HTTP/2.
+#[derive(Debug, Default)]
 pub(super) struct WrittenFields {
-    head: Bytes,
+    head: Vec<u8>,
     /// Names and values.
     places: Vec<(Place, Place)>,
 }
+
+/// What most heads have, so that they are taken in without a move.
+const EXPECTED_BYTES: usize = 512;
+const EXPECTED_FIELDS: usize = 16;
 
 /// Where something stands in a head.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +54,26 @@ impl WrittenFields {
         let place = |field: &httparse::Header<'_>| {
             Some((Place::of(field.name.as_bytes(), head)?, Place::of(field.value, head)?))
         };
-        Some(Self { places: fields.iter().map(place).collect::<Option<_>>()?, head: Bytes::copy_from_slice(head) })
+        Some(Self { places: fields.iter().map(place).collect::<Option<_>>()?, head: head.to_vec() })
+    }
+
+    /// Appends a field. All of them together have fewer bytes than a place can tell.
+    pub(super) fn push(&mut self, name: &[u8], value: &[u8]) {
+        if self.places.is_empty() {
+            self.head.reserve(EXPECTED_BYTES);
+            self.places.reserve(EXPECTED_FIELDS);
+        }
+        let mut append = |part: &[u8]| {
+            let start = self.head.len() as u32;
+            self.head.extend_from_slice(part);
+            Place { start, end: self.head.len() as u32 }
+        };
+        let field = (append(name), append(value));
+        self.places.push(field);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.is_empty()
     }
 
     fn part(&self, place: Place) -> &[u8] {
@@ -87,16 +102,13 @@ impl WrittenFields {
 
 impl AnswerHead {
     pub(super) fn written(status: StatusCode, version: Version, fields: WrittenFields) -> Self {
-        Self { status, version, fields: Fields::Written(fields) }
+        Self { status, version, fields }
     }
 
     /// The first value of a field; `name` in lower case.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<&[u8]> {
-        match &self.fields {
-            Fields::Written(fields) => fields.value(name),
-            Fields::Mapped(fields) => fields.get(name).map(HeaderValue::as_bytes),
-        }
+        self.fields.value(name)
     }
 
     /// The same as text, if it is one.
@@ -117,12 +129,7 @@ impl AnswerHead {
 
     /// Shows all fields, name and value.
     pub fn each(&self, mut show: impl FnMut(&[u8], &[u8])) {
-        match &self.fields {
-            Fields::Written(fields) => fields.iter().for_each(|(name, value)| show(name, value)),
-            Fields::Mapped(fields) => {
-                fields.iter().for_each(|(name, value)| show(name.as_str().as_bytes(), value.as_bytes()));
-            }
-        }
+        self.fields.iter().for_each(|(name, value)| show(name, value));
     }
 
     /// All fields as a map.
@@ -135,11 +142,5 @@ impl AnswerHead {
             }
         });
         map
-    }
-}
-
-impl From<Parts> for AnswerHead {
-    fn from(parts: Parts) -> Self {
-        Self { status: parts.status, version: parts.version, fields: Fields::Mapped(parts.headers) }
     }
 }

@@ -4,10 +4,9 @@ mod body;
 mod connect;
 mod head;
 pub mod http1;
-mod http2;
+pub mod http2;
 mod pool;
 mod response;
-mod wire;
 
 pub use connect::{NoCertificates, tls_config};
 pub(crate) use connect::{Stream, connect};
@@ -19,6 +18,7 @@ use crate::budget::Reservation;
 use crate::config::{BaseUrl, Config};
 use crate::credentials::{Bearer, Credentials};
 use crate::error::ApiError;
+use crate::hpack::{Encoder, Name};
 use crate::http1::Head;
 use crate::locations::Route;
 use crate::models::Models;
@@ -26,9 +26,8 @@ use crate::numbers::append_number;
 use crate::own_time::OwnTime;
 use body::RequestBody;
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, USER_AGENT};
 use http::uri::Authority;
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderValue, StatusCode};
 use http1::SendError;
 use pool::{Held, Lease, LeaseError, Pool, StreamLease};
 use rustls::ClientConfig;
@@ -37,15 +36,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The client's header fields that go up. Nothing else of the client does, apart from the body.
-static PASSED_FIELDS: [HeaderName; 4] = [
-    ACCEPT,
-    HeaderName::from_static("x-vertex-ai-llm-request-type"),
-    HeaderName::from_static("x-vertex-ai-llm-shared-request-type"),
-    HeaderName::from_static("x-server-timeout"),
+const PASSED_FIELDS: [Name; 4] = [
+    Name::of("accept"),
+    Name::of("x-vertex-ai-llm-request-type"),
+    Name::of("x-vertex-ai-llm-shared-request-type"),
+    Name::of("x-server-timeout"),
 ];
 
-const JSON: &str = "application/json";
-const IDENTITY: &str = "identity";
+/// What all requests say of themselves.
+const OWN_FIELDS: [(Name, HeaderValue); 3] = [
+    (Name::of("content-type"), HeaderValue::from_static("application/json")),
+    (Name::of("accept-encoding"), HeaderValue::from_static("identity")),
+    (Name::of("user-agent"), HeaderValue::from_static(PRODUCT)),
+];
+
 /// The longest number that a length may be.
 const DIGITS_OF_U64: usize = 20;
 const PRODUCT: &str = concat!("ai-proxy/", env!("CARGO_PKG_VERSION"));
@@ -68,14 +72,14 @@ struct Endpoint {
     pool: usize,
     /// For HTTP/1.1: the request line and the fields that all requests have.
     head: Bytes,
-    /// For HTTP/2.
-    url: Uri,
+    /// For HTTP/2: what all requests have.
+    fields: Vec<(Name, HeaderValue)>,
 }
 
 /// A chat that is ready to go up.
 pub struct ChatRequest {
     /// Values come through the parser of the client's head, which lets no line end pass.
-    fields: Vec<(&'static HeaderName, Bytes)>,
+    fields: Vec<(Name, Bytes)>,
     body: RequestBody,
     /// The client's body and what was added to it, whose place in the memory budget stays taken as long as pieces or a
     /// copy are held.
@@ -86,7 +90,7 @@ impl ChatRequest {
     /// Takes from the client's head what may go up.
     #[must_use]
     pub fn new(head: &Head, pieces: Vec<Bytes>, original: (Bytes, Option<Reservation>)) -> Self {
-        let fields = PASSED_FIELDS.iter().filter_map(|name| Some((name, head.shared_value(name.as_str())?)));
+        let fields = PASSED_FIELDS.iter().filter_map(|name| Some((*name, head.shared_value(name.text())?)));
         Self { fields: fields.collect(), body: RequestBody::new(pieces), _original: original }
     }
 }
@@ -405,20 +409,18 @@ impl Endpoint {
 
     async fn attempt_over_http2(
         &self,
-        mut lease: StreamLease,
+        lease: StreamLease,
         request: &ChatRequest,
         bearer: &Bearer,
         times: &mut Times<'_>,
     ) -> Result<Box<Answer>, Attempt> {
-        let head = self.request(request, bearer);
+        let head = |encoder: &mut Encoder, block: &mut Vec<u8>| self.encode(encoder, block, request, bearer);
         let (answered, sent) = {
-            let answered = pin!(lease.send(head, &request.body));
+            let answered = pin!(lease.send(&head, &request.body));
             times.wait(answered).await
         };
         match answered {
-            Some(Ok((parts, body))) => {
-                Ok(Answer::new(parts.into(), ResponseBody::Http2 { body, _lease: lease }, sent, times))
-            }
+            Some(Ok((head, body))) => Ok(Answer::new(head, ResponseBody::Http2 { body, _lease: lease }, sent, times)),
             Some(Err(http2::SendError::Broke(error))) => {
                 Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, error)))
             }
@@ -446,28 +448,27 @@ impl Attempt {
 impl Endpoint {
     fn new(pool: usize, base: &BaseUrl, project: &str, location: &str) -> Result<Self, http::Error> {
         let path = format!("/v1/projects/{project}/locations/{location}/endpoints/openapi/chat/completions");
-        let scheme = if base.tls { "https" } else { "http" };
         let authority: &Authority = &base.authority;
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: {authority}\r\ncontent-type: {JSON}\r\naccept-encoding: {IDENTITY}\r\n\
-             user-agent: {PRODUCT}\r\n"
-        );
-        Ok(Self {
-            name: location.into(),
-            pool,
-            head: head.into(),
-            url: Uri::builder().scheme(scheme).authority(authority.clone()).path_and_query(path).build()?,
-        })
+        let mut head = format!("POST {path} HTTP/1.1\r\nhost: {authority}\r\n");
+        for (name, value) in &OWN_FIELDS {
+            head += &format!("{}: {}\r\n", name.text(), value.to_str().unwrap_or_default());
+        }
+        let fields = [
+            (Name::of(":authority"), HeaderValue::try_from(authority.as_str())?),
+            (Name::of(":path"), HeaderValue::try_from(path)?),
+        ];
+        let fields = fields.into_iter().chain(OWN_FIELDS).collect();
+        Ok(Self { name: location.into(), pool, head: head.into(), fields })
     }
 
     /// The head of an HTTP/1.1 request up to the bearer, with which it ends.
     fn head(&self, chat: &ChatRequest) -> Vec<u8> {
-        let passed: usize = chat.fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        let passed: usize = chat.fields.iter().map(|(name, value)| name.text().len() + value.len() + 4).sum();
         let length = "content-length: \r\n".len() + DIGITS_OF_U64;
         let mut head = Vec::with_capacity(self.head.len() + passed + length);
         head.extend_from_slice(&self.head);
         for (name, value) in &chat.fields {
-            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(name.text().as_bytes());
             head.extend_from_slice(b": ");
             head.extend_from_slice(value);
             head.extend_from_slice(b"\r\n");
@@ -478,27 +479,23 @@ impl Endpoint {
         head
     }
 
-    /// An HTTP/2 request.
-    fn request(&self, chat: &ChatRequest, bearer: &Bearer) -> Request<()> {
-        let mut request = Request::new(());
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.url.clone();
-        *request.version_mut() = http::Version::HTTP_2;
-        let headers = request.headers_mut();
-        headers.reserve(12);
-        for (name, value) in bearer.fields() {
-            headers.insert(name.clone(), value.clone());
+    /// The head of an HTTP/2 request. What is the same each time is remembered, the bearer too.
+    fn encode(&self, encoder: &mut Encoder, block: &mut Vec<u8>, chat: &ChatRequest, bearer: &Bearer) {
+        const AUTHORIZATION: Name = Name::of("authorization");
+        const QUOTA_PROJECT: Name = Name::of("x-goog-user-project");
+        const CONTENT_LENGTH: Name = Name::of("content-length");
+        encoder.post_over_tls(block);
+        for (name, value) in &self.fields {
+            encoder.remembered(block, *name, value);
         }
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(chat.body.len()));
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(IDENTITY));
-        headers.insert(USER_AGENT, HeaderValue::from_static(PRODUCT));
+        encoder.remembered(block, AUTHORIZATION, bearer.authorization());
+        if let Some(project) = bearer.quota_project() {
+            encoder.remembered(block, QUOTA_PROJECT, project);
+        }
+        encoder.once(block, CONTENT_LENGTH, itoa::Buffer::new().format(chat.body.len()).as_bytes());
         for (name, value) in &chat.fields {
-            if let Ok(value) = HeaderValue::from_maybe_shared(value.clone()) {
-                headers.insert(*name, value);
-            }
+            encoder.once(block, *name, value);
         }
-        request
     }
 }
 

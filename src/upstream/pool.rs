@@ -12,9 +12,8 @@ use super::head::AnswerHead;
 use super::http1::{self, SendError};
 use super::http2::{self, OpenError};
 use super::response::BodyBroke;
+use crate::hpack::Encoder;
 use bytes::Bytes;
-use http::Request;
-use http::response::Parts;
 use rustls::ClientConfig;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -399,10 +398,10 @@ impl StreamLease {
     /// # Errors
     /// When there is no answer to be had.
     pub(super) async fn send(
-        &mut self,
-        head: Request<()>,
+        &self,
+        head: &impl Fn(&mut Encoder, &mut Vec<u8>),
         body: &RequestBody,
-    ) -> Result<(Parts, http2::Body), http2::SendError> {
+    ) -> Result<(AnswerHead, http2::Body), http2::SendError> {
         self.connection.send(head, body).await
     }
 
@@ -543,7 +542,7 @@ mod tests {
                 requests.push(request);
             }
         });
-        http2::Connection::open(this_end).await.unwrap()
+        http2::Connection::open(tokio::io::BufReader::new(this_end)).await.unwrap()
     }
 
     impl World {

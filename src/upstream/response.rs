@@ -36,7 +36,8 @@ impl ResponseBody {
     pub(crate) fn may_have_more(&self) -> bool {
         match self {
             Self::Http1(held, body) => held.may_have_more(body),
-            Self::Http2 { .. } | Self::Ended => true,
+            Self::Http2 { body, .. } => body.may_have_more(),
+            Self::Ended => true,
         }
     }
 

@@ -1,0 +1,250 @@
+//! A connection's task: moves bytes between the stream below and [`Protocol`].
+//!
+//! Requests are woken by what it reads, and it is woken by what they have to send, behind all others that have something to
+//! do in the same turn. So what many have to say leaves in one TLS record, by one system call.
+
+use super::Shared;
+use super::error::{Reason, StreamError};
+use super::protocol::Protocol;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+
+/// What is read before others have their turn, in bytes.
+const TURN_BYTES: usize = 128 * 1024;
+/// What stays allocated for the next turn, in bytes.
+const KEPT_BYTES: usize = 16 * 1024;
+
+/// Works a connection until nobody needs it any more, or it has ended.
+pub(super) async fn drive<T>(stream: T, shared: Arc<Shared>, (interval, patience): (Duration, Duration))
+where
+    T: AsyncBufRead + AsyncWrite + Unpin,
+{
+    let mut ends = Ends { stream, sending: Vec::new(), sent: 0, is_stuck: false, is_deaf: false, has_left: false };
+    let mut silence = Silence::new(interval, patience);
+    poll_fn(|cx| ends.poll(cx, &shared, &mut silence)).await;
+    if !ends.has_left {
+        // Who takes nothing is not waited for.
+        let _ = timeout(patience, ends.say_goodbye(&shared)).await;
+    }
+}
+
+/// The stream below, and what it is about to be given.
+struct Ends<T> {
+    stream: T,
+    sending: Vec<u8>,
+    sent: usize,
+    /// The stream takes nothing at the moment.
+    is_stuck: bool,
+    /// It takes nothing any more. What upstream said before is still to be read: a GOAWAY most likely, by which requests
+    /// are known that nobody has processed. The end of that is near: a connection that takes nothing is closed, and if
+    /// not, no PING is answered on it.
+    is_deaf: bool,
+    /// Upstream has closed it.
+    has_left: bool,
+}
+
+/// What a turn has read.
+struct Heard {
+    anything: bool,
+    /// There was no more.
+    all: bool,
+}
+
+impl<T: AsyncBufRead + AsyncWrite + Unpin> Ends<T> {
+    fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared, silence: &mut Silence) -> Poll<()> {
+        let Heard { anything, all } = self.poll_read(cx, shared);
+        let mut protocol = shared.protocol();
+        protocol.wait(cx);
+        // Who reads nothing must not keep a connection that nobody uses any more.
+        let is_in_use = self.is_stuck || shared.taken.load(Ordering::Relaxed) > 0;
+        if silence.poll_too_long(cx, anything, is_in_use, &mut protocol).is_ready() {
+            protocol.end(&StreamError::Silent);
+            self.has_left = true;
+        }
+        // Half a frame has no end any more: what it is of may be sent elsewhere now.
+        self.has_left |= protocol.has_ended() && self.sent < self.sending.len();
+        drop(protocol);
+        self.is_stuck = self.poll_send(cx, shared).is_pending();
+        let mut protocol = shared.protocol();
+        let has_turns_left = !self.is_stuck && protocol.note_sent();
+        let may_read_on = !all && !(self.is_stuck && protocol.owes_too_much());
+        if has_turns_left || may_read_on {
+            cx.waker().wake_by_ref();
+        }
+        shared.allowed.store(protocol.allowed(), Ordering::Relaxed);
+        if protocol.is_done(shared.handles.load(Ordering::Acquire) > 0) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Reads what there is.
+    fn poll_read(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Heard {
+        let mut read = 0;
+        loop {
+            if read >= TURN_BYTES || (self.is_stuck && shared.protocol().owes_too_much()) {
+                return Heard { anything: read > 0, all: false };
+            }
+            let count = match Pin::new(&mut self.stream).poll_fill_buf(cx) {
+                Poll::Pending => return Heard { anything: read > 0, all: true },
+                Poll::Ready(Ok([])) => return self.note_end(shared, &StreamError::Closed),
+                Poll::Ready(Err(error)) => return self.note_end(shared, &StreamError::broke(&error)),
+                Poll::Ready(Ok(bytes)) => {
+                    shared.protocol().receive(bytes);
+                    bytes.len()
+                }
+            };
+            Pin::new(&mut self.stream).consume(count);
+            read += count;
+        }
+    }
+
+    /// Who has ended answers nothing more: what has not been sent by then never is.
+    fn note_end(&mut self, shared: &Shared, error: &StreamError) -> Heard {
+        shared.protocol().end(error);
+        self.has_left = true;
+        Heard { anything: true, all: true }
+    }
+
+    /// Sends all that there is.
+    fn poll_send(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
+        while !self.has_left {
+            if self.sent == self.sending.len() {
+                if self.sending.capacity() > KEPT_BYTES {
+                    self.sending = Vec::new();
+                }
+                self.sending.clear();
+                self.sent = 0;
+                shared.protocol().take_output(&mut self.sending);
+                if self.is_deaf {
+                    self.sending.clear();
+                }
+                if self.sending.is_empty() {
+                    break;
+                }
+            }
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.sending[self.sent..])) {
+                Ok(count @ 1..) => {
+                    self.sent += count;
+                    shared.protocol().note_handed(count);
+                }
+                Ok(_) | Err(_) => self.fall_deaf(shared),
+            }
+        }
+        if !(self.is_deaf || self.has_left) && ready!(Pin::new(&mut self.stream).poll_flush(cx)).is_err() {
+            self.fall_deaf(shared);
+        }
+        Poll::Ready(())
+    }
+
+    /// Of what was being sent some may have left.
+    fn fall_deaf(&mut self, shared: &Shared) {
+        shared.protocol().note_handed(self.sending.len() - self.sent);
+        self.is_deaf = true;
+        self.sent = self.sending.len();
+    }
+
+    async fn say_goodbye(&mut self, shared: &Shared) {
+        shared.protocol().leave(Reason::NO_ERROR);
+        poll_fn(|cx| self.poll_send(cx, shared)).await;
+        let _ = self.stream.shutdown().await;
+    }
+}
+
+/// Finds out that upstream has gone without a word.
+struct Silence {
+    interval: Duration,
+    patience: Duration,
+    last_heard: Instant,
+    timer: Pin<Box<Sleep>>,
+    /// The timer will wake this task: there is no need to ask it again before it has.
+    is_set: bool,
+    awaits_pong: bool,
+}
+
+impl Silence {
+    fn new(interval: Duration, patience: Duration) -> Self {
+        let timer = Box::pin(sleep(interval));
+        Self { interval, patience, last_heard: Instant::now(), timer, is_set: false, awaits_pong: false }
+    }
+
+    fn set(&mut self, when: Instant) {
+        self.timer.as_mut().reset(when);
+        self.is_set = false;
+    }
+
+    /// Ready when an answer to a PING has not come in time.
+    fn poll_too_long(
+        &mut self,
+        cx: &mut Context<'_>,
+        has_heard: bool,
+        is_in_use: bool,
+        protocol: &mut Protocol,
+    ) -> Poll<()> {
+        if has_heard {
+            self.last_heard = Instant::now();
+        }
+        let due = self.last_heard + self.interval;
+        if self.awaits_pong && !protocol.is_pong_due() {
+            self.awaits_pong = false;
+            self.set(due);
+        }
+        // While it was idle nobody cared.
+        if is_in_use && !self.awaits_pong && self.timer.deadline() > due {
+            self.set(due);
+        }
+        loop {
+            if self.is_set && !self.timer.is_elapsed() {
+                return Poll::Pending;
+            }
+            self.is_set = true;
+            ready!(self.timer.as_mut().poll(cx));
+            if self.awaits_pong {
+                return Poll::Ready(());
+            }
+            let now = Instant::now();
+            if is_in_use && due <= now {
+                self.awaits_pong = true;
+                protocol.ping();
+                self.set(now + self.patience);
+            } else {
+                if !is_in_use {
+                    protocol.rest();
+                }
+                self.set(if is_in_use { due } else { now + self.interval });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    #[tokio::test]
+    async fn who_was_silent_while_idle_is_asked_as_soon_as_it_is_used() {
+        let interval = Duration::from_secs(30);
+        let mut silence = Silence::new(interval, Duration::from_secs(10));
+        let mut protocol = Protocol::default();
+        silence.last_heard -= 2 * interval;
+        let asking = poll_fn(|cx| {
+            assert!(silence.poll_too_long(cx, false, true, &mut protocol).is_pending());
+            if protocol.is_pong_due() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        assert!(timeout(Duration::from_secs(5), asking).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_was_heard_is_not_asked() {
+        let mut silence = Silence::new(Duration::ZERO, Duration::ZERO);
+        let mut protocol = Protocol::default();
+        silence.interval = Duration::from_secs(30);
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(silence.poll_too_long(cx, true, true, &mut protocol).is_pending());
+        assert!(!protocol.is_pong_due());
+    }
+}
