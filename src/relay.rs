@@ -198,6 +198,11 @@ async fn copy(
                 if exchange.has_queued() {
                     exchange.send_queued().await?;
                 }
+                if exchange.is_delivered() {
+                    // The client's next request need not wait until upstream says that this was all.
+                    source.body.leave_to_its_end();
+                    return Ok(());
+                }
                 match (keep_alive.as_mut(), tail.as_deref_mut()) {
                     (Some(keep_alive), Some(tail)) => piece_after_silence(exchange, source, tail, keep_alive).await?,
                     _ => exchange.unless_interrupted(poll_fn(|cx| source.poll_piece(cx))).await?,

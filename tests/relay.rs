@@ -559,6 +559,37 @@ fn an_answer_without_a_body_keeps_the_connection_in_step() {
     assert_eq!(gateway.log_of(&answer)["outcome"], "completed", "with a length");
 }
 
+/// HTTP/2 says that a body was all of it in a frame of its own, which may come later. The client has its answer by then.
+#[test]
+fn the_next_request_does_not_wait_until_an_http2_upstream_says_that_this_was_all() {
+    let gate = Gate::new();
+    let (told, was_reset) = mpsc::channel();
+    let shared = (gate.clone(), told);
+    let upstream = H2Upstream::new(move |mut exchange| {
+        let (gate, told) = shared.clone();
+        async move {
+            if exchange.number > 0 {
+                return exchange.json("second").await;
+            }
+            exchange.head_with(200, &[("content-type", "application/json"), ("content-length", "5")]);
+            exchange.send("first").await;
+            gate.opened().await;
+            told.send(exchange.is_reset()).expect("the test lives");
+            exchange.end();
+        }
+    });
+    let gateway = Gateway::before(&upstream).start();
+    let mut client = gateway.client();
+    let first = client.request(&Request::chat(CHAT));
+    assert_eq!(first.body, b"first");
+    // More than is read ahead of its turn.
+    let large = format!(r#"{{"model":"flash","messages":[{{"role":"user","content":"{}"}}]}}"#, "x".repeat(200_000));
+    assert_eq!(client.request(&Request::chat(&large)).body, b"second");
+    gate.open();
+    assert!(!was_reset.recv().expect("upstream lives"), "its stream is left to its end");
+    assert_eq!(gateway.log_of(&first)["outcome"], "completed");
+}
+
 #[test]
 fn an_http2_error_is_repaired_too() {
     let upstream = H2Upstream::new(|mut exchange| async move {

@@ -4,8 +4,14 @@ use super::http2::StreamError;
 use super::pool::{Held, StreamLease};
 use super::{http1, http2};
 use bytes::Bytes;
+use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long the end of a body is waited for whose every announced byte has come. To HTTP/2 that is another frame.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A body that is still coming. An HTTP/1.1 connection goes back to its pool with the last piece, or with the body.
 pub(crate) enum ResponseBody {
@@ -38,6 +44,16 @@ impl ResponseBody {
             Self::Http1(held, body) => held.may_have_more(body),
             Self::Http2 { body, .. } => body.may_have_more(),
             Self::Ended => true,
+        }
+    }
+
+    /// Has the end waited for elsewhere, of a body of which nothing more is needed: its stream would be reset else.
+    pub(crate) fn leave_to_its_end(&mut self) {
+        if matches!(self, Self::Http2 { .. }) {
+            let mut body = std::mem::replace(self, Self::Ended);
+            tokio::spawn(timeout(LAST_WORD_TIMEOUT, async move {
+                while let Some(Ok(_)) = poll_fn(|cx| body.poll_piece(cx)).await {}
+            }));
         }
     }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -566,6 +567,12 @@ impl H2Exchange {
             Some(stream) => stream.send_reset(reason),
             None => self.respond.send_reset(reason),
         }
+    }
+
+    /// Whether the gateway has reset the stream, as far as upstream has heard by now.
+    pub(crate) fn is_reset(&mut self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        self.stream.as_mut().is_none_or(|stream| stream.poll_reset(&mut context).is_ready())
     }
 
     /// Waits until the gateway resets the stream, or the connection is gone, and records it.
