@@ -72,7 +72,7 @@ impl Encoder {
             return;
         }
         if value.is_sensitive() {
-            // A secret that was replaced is kept no longer than whoever else has it does.
+            // A secret that was replaced is kept no longer than until its successor goes out.
             self.entries.iter_mut().filter(|entry| entry.name == name).for_each(|entry| entry.value = None);
         }
         let bytes = entry_bytes(name.text().as_bytes(), value.as_bytes());

@@ -194,7 +194,8 @@ const MAX_LEFT_BEHIND: u32 = 8;
 enum Attempt {
     /// It never left: its connection had died or was going away.
     Unsent(String),
-    /// Its connection went away without processing it: its stream is beyond the last one that a GOAWAY names.
+    /// Its connection went away without processing it: its stream is beyond the last one that a GOAWAY names, or nothing of
+    /// its body had left.
     LeftBehind(String),
     /// Upstream refused this one stream without processing it.
     Refused(String),

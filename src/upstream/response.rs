@@ -20,7 +20,7 @@ pub(crate) enum ResponseBody {
     /// One stream among others, which is taken until this is dropped. What has not been sent of the request by then is
     /// given up, and upstream is told so by a reset.
     Http2 { body: http2::Body, _lease: StreamLease },
-    /// It has ended, and an HTTP/2 stream is free.
+    /// It has ended, or nobody here waits for its end any more.
     Ended,
 }
 
@@ -47,12 +47,13 @@ impl ResponseBody {
         }
     }
 
-    /// Has the end waited for elsewhere, of a body of which nothing more is needed: its stream would be reset else.
+    /// Has the end waited for elsewhere, of a body of which nothing more is needed: its stream would be reset else. It is
+    /// where upstream has not even taken the request.
     pub(crate) fn leave_to_its_end(&mut self) {
-        if matches!(self, Self::Http2 { .. }) {
-            let mut body = std::mem::replace(self, Self::Ended);
+        let mut left = std::mem::replace(self, Self::Ended);
+        if matches!(&left, Self::Http2 { body, .. } if body.is_request_sent()) {
             tokio::spawn(timeout(LAST_WORD_TIMEOUT, async move {
-                while let Some(Ok(_)) = poll_fn(|cx| body.poll_piece(cx)).await {}
+                while let Some(Ok(_)) = poll_fn(|cx| left.poll_piece(cx)).await {}
             }));
         }
     }

@@ -192,6 +192,11 @@ pub(crate) struct Body {
 }
 
 impl Body {
+    /// Whether upstream has been sent all of the request.
+    pub(super) fn is_request_sent(&self) -> bool {
+        self.stream.pieces.is_empty()
+    }
+
     /// Whether another piece, or the end, may be there without a wait.
     pub(super) fn may_have_more(&self) -> bool {
         !self.is_drained

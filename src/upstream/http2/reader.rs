@@ -4,7 +4,6 @@
 use super::frame::{FrameHead, HEAD_BYTES};
 
 /// What is being read.
-#[derive(Debug)]
 pub(super) enum Reader {
     /// The head of a frame, of which so many bytes have come.
     Head { bytes: [u8; HEAD_BYTES], there: usize },

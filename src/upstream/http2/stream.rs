@@ -23,8 +23,11 @@ pub(super) struct Stream {
     pub(super) has_ended: bool,
     /// What is told behind `data`.
     pub(super) error: Option<StreamError>,
-    /// How much upstream may still send, and how much of what was fetched it has not been told of, in bytes.
+    /// How much upstream may still send, in bytes.
     pub(super) receive_window: u32,
+    /// The last piece that was fetched, in bytes. It is done with when the next one is asked for.
+    pub(super) fetched: u32,
+    /// What is done with and upstream has not been told of, in bytes.
     pub(super) untold: u32,
     /// How much may be sent, in bytes; below zero after upstream has taken some back.
     pub(super) send_window: i64,
@@ -52,6 +55,7 @@ impl Stream {
             has_ended: false,
             error: None,
             receive_window: STREAM_WINDOW,
+            fetched: 0,
             untold: 0,
             send_window,
             is_sent: false,

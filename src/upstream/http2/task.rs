@@ -72,9 +72,9 @@ impl<T: AsyncBufRead + AsyncWrite + Unpin> Ends<T> {
         drop(protocol);
         self.is_stuck = self.poll_send(cx, shared).is_pending();
         let mut protocol = shared.protocol();
-        let has_turns_left = !self.is_stuck && protocol.note_sent();
-        let may_read_on = !all && !(self.is_stuck && protocol.owes_too_much());
-        if has_turns_left || may_read_on {
+        let has_turns_left = protocol.note_sent();
+        let has_read_enough = all || (self.is_stuck && protocol.owes_too_much());
+        if has_turns_left || !has_read_enough {
             cx.waker().wake_by_ref();
         }
         shared.allowed.store(protocol.allowed(), Ordering::Relaxed);

@@ -13,6 +13,7 @@ use super::stream::Stream;
 use super::{CONNECTION_WINDOW, MAX_HEAD_BYTES, STREAM_WINDOW};
 use crate::hpack::{Decoder, Encoder};
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::task::{Context, Poll, Waker};
 
@@ -33,7 +34,6 @@ const MAX_OWED_BYTES: usize = 64 * 1024;
 const PING: [u8; 8] = *b"ai-proxy";
 
 /// A connection.
-#[derive(Debug)]
 pub struct Protocol {
     reader: Reader,
     decoder: Decoder,
@@ -71,7 +71,6 @@ pub struct Protocol {
     task: Option<Waker>,
 }
 
-#[derive(Debug)]
 struct Block {
     stream: u32,
     ends: bool,
@@ -94,6 +93,14 @@ impl Hasher for IdHasher {
 
     fn write_u32(&mut self, number: u32) {
         self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// What is to be sent has bearers and prompts in it.
+impl fmt::Debug for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { streams, output, farewell, ended, .. } = self;
+        write!(f, "Protocol({} streams, {} bytes to send, {farewell:?}, {ended:?})", streams.len(), output.len())
     }
 }
 
@@ -263,7 +270,10 @@ impl Protocol {
 
     /// Notes that so many bytes more have been handed to the stream below.
     pub(super) fn note_handed(&mut self, count: usize) {
-        self.handed += count as u64;
+        // In the end nothing goes out but a last word, which is no part of any request.
+        if self.ended.is_none() {
+            self.handed += count as u64;
+        }
     }
 
     /// Lets the first of those who wait for room have their turn, and says whether there is some for the next ones, who

@@ -144,15 +144,16 @@ impl Protocol {
     /// The next piece of an answer's body, and whether there is no more at the moment.
     pub fn poll_data(&mut self, id: u32, cx: &Context<'_>) -> Poll<(Option<Result<Bytes, StreamError>>, bool)> {
         let Some(stream) = self.streams.get_mut(&id) else { return Poll::Ready((None, false)) };
+        stream.untold += std::mem::take(&mut stream.fetched);
+        if stream.untold >= STREAM_WINDOW / 2 {
+            self.open_window(id);
+        }
+        let Some(stream) = self.streams.get_mut(&id) else { return Poll::Ready((None, false)) };
         if !stream.data.is_empty() {
             let data = std::mem::take(&mut stream.data).freeze();
-            let is_open = stream.is_open();
             // It is never more than the window.
-            stream.untold += data.len() as u32;
-            if stream.untold >= STREAM_WINDOW / 2 {
-                self.open_window(id);
-            }
-            return Poll::Ready((Some(Ok(data)), is_open));
+            stream.fetched = data.len() as u32;
+            return Poll::Ready((Some(Ok(data)), stream.is_open()));
         }
         if let Some(error) = &stream.error {
             return Poll::Ready((Some(Err(error.clone())), false));

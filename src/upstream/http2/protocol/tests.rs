@@ -413,6 +413,29 @@ fn a_whole_answer_outlives_a_malformed_window_update_behind_it() {
     assert_eq!(data(&mut protocol, id), None);
 }
 
+/// Whoever has a piece and does not ask for the next one holds one window, not two.
+#[test]
+fn a_window_opens_when_the_piece_before_is_done_with() {
+    let (mut protocol, id) = asked();
+    protocol.receive(&ok());
+    protocol.receive(&frame(kind::DATA, 0, id, &[0; 10_000]).repeat(6));
+    assert_eq!(data(&mut protocol, id).unwrap().unwrap().len(), 60_000);
+    assert_eq!(kinds(&sent(&mut protocol)), []);
+    assert_eq!(data(&mut protocol, id), Some(Ok(vec![])));
+    assert_eq!(kinds(&sent(&mut protocol)), [(kind::WINDOW_UPDATE, id)]);
+}
+
+#[test]
+fn a_fault_counts_nothing_as_sent() {
+    let (mut protocol, first) = asked();
+    let Poll::Ready(Ok(second)) = protocol.poll_open(&cx(), head, true) else { panic!("it is open") };
+    sent(&mut protocol);
+    protocol.send(second, &mut vec![Bytes::from_static(b"{}")]);
+    protocol.receive(&frame(kind::PUSH_PROMISE, 0, first, &[0; 4]));
+    assert_eq!(kinds(&sent(&mut protocol)), [(kind::GOAWAY, 0)]);
+    assert!(matches!(protocol.poll_head(second, &cx()), Poll::Ready(Err(SendError::LeftBehind(_)))));
+}
+
 /// Whether somebody was woken.
 #[derive(Default)]
 struct Flag(AtomicBool);
