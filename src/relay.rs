@@ -116,8 +116,8 @@ pub async fn pass_on(app: &App, exchange: &mut Exchange<'_>, Asked { answer, lis
         exchange.record.tokens = meter.tokens();
     }
     let copied = match copied {
-        // It has read all that was announced, and need not wait until upstream says that this was all.
-        Err(Break::Client(Interruption::HungUp)) if exchange.is_delivered() => Ok(()),
+        // It has all that was announced, and need not wait until upstream says that this was all, or does not.
+        Err(Break::Client(Interruption::HungUp) | Break::Upstream(_)) if exchange.is_delivered() => Ok(()),
         copied => copied,
     };
     match copied {
@@ -313,7 +313,8 @@ fn framing_of(exchange: &mut Exchange<'_>, status: u16, head: &AnswerHead, remov
     }
 }
 
-fn length_of(head: &AnswerHead) -> Option<u64> {
+/// What the head says of the body's length, in bytes.
+pub(crate) fn length_of(head: &AnswerHead) -> Option<u64> {
     head.text("content-length")?.parse().ok()
 }
 

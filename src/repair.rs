@@ -6,7 +6,7 @@
 
 use crate::error::ApiError;
 use crate::http1::{Exchange, Interruption};
-use crate::relay::{Source, media_type_is};
+use crate::relay::{Source, length_of, media_type_is};
 use crate::upstream::AnswerHead;
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
@@ -67,12 +67,20 @@ pub(crate) async fn examine(
     }
     let mut start = BytesMut::new();
     let mut whole = false;
+    let length = length_of(head);
     let deadline = Instant::now() + patience.min(PATIENCE);
     while start.len() <= MAX_REPAIRED_BYTES {
         let piece = timeout_at(deadline, poll_fn(|cx| source.poll_piece(cx)));
         let Ok(piece) = exchange.unless_interrupted(piece).await? else { break };
         match piece {
-            Some(Ok(piece)) => start.extend_from_slice(&piece),
+            Some(Ok(piece)) => {
+                start.extend_from_slice(&piece);
+                // To HTTP/2 the end is another frame, which may come later.
+                if length == Some(start.len() as u64) && start.len() <= MAX_REPAIRED_BYTES {
+                    whole = true;
+                    break;
+                }
+            }
             Some(Err(error)) => {
                 source.broken = Some(error);
                 break;

@@ -3,6 +3,7 @@ mod support;
 
 use std::sync::mpsc;
 
+use support::h2::frame;
 use support::{
     CHAT, CHAT_STREAM, End, Exchange, Gate, Gateway, H2Upstream, Request, Treatment, Upstream, assert_bytes, show,
 };
@@ -588,6 +589,42 @@ fn the_next_request_does_not_wait_until_an_http2_upstream_says_that_this_was_all
     gate.open();
     assert!(!was_reset.recv().expect("upstream lives"), "its stream is left to its end");
     assert_eq!(gateway.log_of(&first)["outcome"], "completed");
+}
+
+#[test]
+fn an_answer_whose_announced_bytes_are_there_is_not_broken_by_what_follows() {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const PING: u8 = 6;
+    const END_HEADERS: u8 = 4;
+    // `:status: 200` and `content-length: 2` by HPACK, the body, and at once an INTERNAL_ERROR.
+    let head = frame(HEADERS, END_HEADERS, 1, b"\x88\x0f\x0d\x012");
+    let answer = [head, frame(DATA, 0, 1, b"{}"), frame(RST_STREAM, 0, 1, &[0, 0, 0, 2])].concat();
+    let upstream = H2Upstream::with_treatment(
+        move |_| Treatment::Flood(answer.clone(), frame(PING, 1, 0, b"whatever")),
+        |exchange| exchange.json("second"),
+    );
+    let gateway = Gateway::before(&upstream).start();
+    let answer = gateway.chat(CHAT);
+    assert_eq!(answer.body, b"{}");
+    assert_eq!(gateway.log_of(&answer)["outcome"], "completed");
+}
+
+#[test]
+fn an_http2_error_is_repaired_before_upstream_says_that_this_was_all() {
+    let upstream = H2Upstream::new(move |mut exchange| async move {
+        let body = r#"[{"error":{"code":400,"message":"no"}}]"#;
+        let length = body.len().to_string();
+        exchange.head_with(400, &[("content-type", "application/json"), ("content-length", &length)]);
+        exchange.send(body).await;
+        exchange.until_cancelled().await;
+    });
+    let gateway = Gateway::before(&upstream).start();
+    let started = std::time::Instant::now();
+    let answer = gateway.chat(CHAT);
+    assert_eq!((answer.status, &answer.body[..]), (400, &br#"{"error":{"code":400,"message":"no"}}"#[..]));
+    assert!(started.elapsed() < std::time::Duration::from_secs(4), "nobody waits for the end");
 }
 
 #[test]
