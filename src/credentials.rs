@@ -16,6 +16,7 @@ use http::{Extensions, HeaderMap, HeaderValue};
 use std::fmt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -78,6 +79,12 @@ impl Bearer {
         Some(Self { proof: Arc::new(proof), generation })
     }
 
+    /// The same in memory of whoever calls.
+    fn copy(&self) -> Self {
+        let fields = self.proof.fields().map(|(name, value)| (name.clone(), value.clone()));
+        Self::from_headers(fields.collect(), self.generation).unwrap_or_else(|| self.clone())
+    }
+
     /// The value of a request's `authorization`.
     #[must_use]
     pub fn authorization(&self) -> &HeaderValue {
@@ -105,6 +112,11 @@ impl Proof {
     }
 }
 
+/// Whether what the library said when it was asked need not be asked for again.
+fn is_fresh(asked: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(asked) < ASKED_AGAIN_AFTER
+}
+
 /// The same value in memory that is cleared when the last who has it lets it go. What the library holds is its own.
 fn wiped_on_drop(value: &HeaderValue) -> Option<HeaderValue> {
     let owned = Bytes::from_owner(Zeroizing::new(value.as_bytes().to_vec()));
@@ -122,13 +134,28 @@ impl fmt::Debug for Bearer {
 #[error("no credentials at the moment")]
 pub struct Unavailable;
 
-/// The bearer and the task that keeps it.
-#[derive(Clone, Debug)]
-pub struct Credentials(Arc<Shared>);
+/// The bearer and the task that keeps it, for one thread.
+#[derive(Debug)]
+pub struct Credentials {
+    shared: Arc<Shared>,
+    copy: Mutex<Option<BearerCopy>>,
+}
+
+/// The bearer that requests on one thread take hold of: threads that count who holds one and the same would take its
+/// cache line from each other with every request.
+#[derive(Debug)]
+struct BearerCopy {
+    of: Bearer,
+    bearer: Bearer,
+    /// When the library was asked.
+    asked: Instant,
+}
 
 #[derive(Debug)]
 struct Shared {
     current: watch::Sender<Option<Arc<Generation>>>,
+    /// The current generation's number, to be read without a lock.
+    number: AtomicU64,
     /// Generations up to this number are no good.
     rejected: watch::Sender<u64>,
     /// Somebody waits: a pause may end early.
@@ -177,7 +204,7 @@ impl Generation {
     /// The library's bearer of this moment, or of one just before; waits while it refreshes an expired one.
     async fn bearer(&self, now: Instant) -> Option<Bearer> {
         let tag = match self.bearer_in_hand(now) {
-            Ok(bearer) => return Some(bearer),
+            Ok((bearer, _)) => return Some(bearer),
             Err(tag) => tag,
         };
         let mut extensions = Extensions::new();
@@ -192,15 +219,23 @@ impl Generation {
         Some(latest.bearer.clone())
     }
 
-    /// What the library gave just before; or else by what it can tell whether there is something newer.
-    fn bearer_in_hand(&self, now: Instant) -> Result<Bearer, EntityTag> {
+    /// What the library gave just before, and when it was asked; or else by what it can tell whether there is something
+    /// newer.
+    fn bearer_in_hand(&self, now: Instant) -> Result<(Bearer, Instant), EntityTag> {
         let latest = self.latest();
-        let is_fresh = now.saturating_duration_since(latest.asked) < ASKED_AGAIN_AFTER;
-        if is_fresh { Ok(latest.bearer.clone()) } else { Err(latest.tag.clone()) }
+        if is_fresh(latest.asked, now) { Ok((latest.bearer.clone(), latest.asked)) } else { Err(latest.tag.clone()) }
     }
 
     fn latest(&self) -> MutexGuard<'_, Latest> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn replace(&self, generation: Generation) {
+        let number = generation.number;
+        self.current.send_replace(Some(Arc::new(generation)));
+        self.number.store(number, Ordering::Release);
     }
 }
 
@@ -210,24 +245,31 @@ impl Credentials {
     pub fn start(source: CredentialsSource, metadata_host: &str, log: Log) -> Self {
         let shared = Arc::new(Shared {
             current: watch::Sender::new(None),
+            number: AtomicU64::new(0),
             rejected: watch::Sender::new(0),
             demand: Notify::new(),
         });
         tokio::spawn(keep(shared.clone(), source, format!("http://{metadata_host}"), log));
-        Self(shared)
+        Self { shared, copy: Mutex::default() }
+    }
+
+    /// The same for another thread.
+    #[must_use]
+    pub fn of_another_thread(&self) -> Self {
+        Self { shared: self.shared.clone(), copy: Mutex::default() }
     }
 
     /// Whether there is a bearer that nobody has found to be no good.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let rejected = *self.0.rejected.borrow();
-        self.0.current.borrow().as_ref().is_some_and(|current| current.number > rejected)
+        let rejected = *self.shared.rejected.borrow();
+        self.shared.current.borrow().as_ref().is_some_and(|current| current.number > rejected)
     }
 
     /// Since when the bearer in hand is in use; a refreshed one is, from the first request that it serves.
     #[must_use]
     pub fn bearer_age(&self) -> Option<Duration> {
-        let current = self.0.current.borrow();
+        let current = self.shared.current.borrow();
         current.as_ref().map(|current| current.latest().since.elapsed())
     }
 
@@ -236,12 +278,36 @@ impl Credentials {
     /// # Errors
     /// When none could be had in time.
     pub async fn bearer(&self, now: Instant) -> Result<Bearer, Unavailable> {
-        if let Some(bearer) = self.bearer_in_hand(now) { Ok(bearer) } else { self.after(0).await }
+        match self.bearer_in_hand(now) {
+            Some(bearer) => Ok(bearer),
+            None => self.after(0).await.map(|given| self.copy_of(given, now)),
+        }
     }
 
     /// The bearer that the library gave just before.
     fn bearer_in_hand(&self, now: Instant) -> Option<Bearer> {
-        self.0.current.borrow().as_ref()?.bearer_in_hand(now).ok()
+        let current = self.shared.number.load(Ordering::Acquire);
+        let is_good = |copy: &&BearerCopy| copy.of.generation == current && is_fresh(copy.asked, now);
+        if let Some(copy) = self.copy().as_ref().filter(is_good) {
+            return Some(copy.bearer.clone());
+        }
+        let (given, asked) = self.shared.current.borrow().as_ref()?.bearer_in_hand(now).ok()?;
+        Some(self.copy_of(given, asked))
+    }
+
+    /// This thread's copy of what the library gave, when it was asked then.
+    fn copy_of(&self, given: Bearer, asked: Instant) -> Bearer {
+        let mut copy = self.copy();
+        let bearer = match copy.take().filter(|copy| Arc::ptr_eq(&copy.of.proof, &given.proof)) {
+            Some(copy) => copy.bearer,
+            None => given.copy(),
+        };
+        *copy = Some(BearerCopy { of: given, bearer: bearer.clone(), asked });
+        bearer
+    }
+
+    fn copy(&self) -> MutexGuard<'_, Option<BearerCopy>> {
+        self.copy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A newer bearer than one that upstream did not accept.
@@ -254,7 +320,7 @@ impl Credentials {
     }
 
     fn reject(&self, number: u64) {
-        self.0.rejected.send_if_modified(|highest| {
+        self.shared.rejected.send_if_modified(|highest| {
             let newer = number > *highest;
             *highest = number.max(*highest);
             newer
@@ -287,13 +353,13 @@ impl Credentials {
     /// The current generation, if it is newer than `number`, or else the next one.
     async fn generation_after(&self, number: u64, deadline: Instant) -> Result<Arc<Generation>, Unavailable> {
         let newer = |current: &Option<Arc<Generation>>| current.as_ref().is_some_and(|current| current.number > number);
-        if let Some(current) = self.0.current.borrow().as_ref().filter(|current| current.number > number) {
+        if let Some(current) = self.shared.current.borrow().as_ref().filter(|current| current.number > number) {
             return Ok(current.clone());
         }
-        let mut watcher = self.0.current.subscribe();
+        let mut watcher = self.shared.current.subscribe();
         while Instant::now() < deadline {
             // Again and again: every pause of the keeper ends early while somebody waits.
-            self.0.demand.notify_one();
+            self.shared.demand.notify_one();
             let until = deadline.min(Instant::now() + FIRST_PAUSE);
             if let Ok(found) = timeout_at(until, watcher.wait_for(newer)).await {
                 return found.ok().and_then(|current| current.clone()).ok_or(Unavailable);
@@ -325,7 +391,7 @@ async fn keep(shared: Arc<Shared>, source: CredentialsSource, metadata_url: Stri
                     log.event(Severity::Info, "Google credentials are available again");
                 }
                 pause = FIRST_PAUSE;
-                shared.current.send_replace(Some(Arc::new(generation)));
+                shared.replace(generation);
                 let _ = rejected.wait_for(|highest| *highest >= number).await;
             }
             Err(reason) => {
@@ -467,6 +533,8 @@ fn status_in(text: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Style;
+    use std::io;
 
     #[test]
     fn bearers_are_never_printed() {
@@ -480,6 +548,40 @@ mod tests {
         assert!(!format!("{out:?}").contains("ya29"));
         assert_eq!(out["x-goog-user-project"], "quota");
         assert_eq!(bearer.end_of_head(), "authorization: Bearer ya29.secret\r\nx-goog-user-project: quota\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn threads_have_copies_of_their_own_until_there_is_another_bearer() {
+        let first =
+            Credentials::start(CredentialsSource::MetadataServer, "127.0.0.1:1", Log::start(Style::Json, io::sink()));
+        let second = first.of_another_thread();
+        let put = |number: u64| {
+            let value = HeaderValue::try_from(format!("Bearer ya29.{number}")).unwrap();
+            let headers =
+                HeaderMap::from_iter([(AUTHORIZATION, value), (QUOTA_PROJECT.clone(), HeaderValue::from_static("q"))]);
+            let bearer = Bearer::from_headers(headers, number).unwrap();
+            let now = Instant::now();
+            let latest = Mutex::new(Latest { tag: EntityTag::new(), bearer: bearer.clone(), since: now, asked: now });
+            let library = mds::Builder::default().build().unwrap();
+            let generation = Generation { number, _ground: Ground::new().unwrap(), library, latest };
+            first.shared.replace(generation);
+            bearer
+        };
+        for number in [1, 2] {
+            let of_library = put(number);
+            let now = Instant::now();
+            let copies = [&first, &second].map(|credentials| credentials.bearer_in_hand(now).unwrap());
+            for copy in &copies {
+                assert_eq!(copy.end_of_head(), of_library.end_of_head());
+                assert_ne!(copy.end_of_head().as_ptr(), of_library.end_of_head().as_ptr());
+                assert!(copy.authorization().is_sensitive());
+            }
+            assert!(!Arc::ptr_eq(&copies[0].proof, &copies[1].proof));
+            // As long as the library gives the same one, it is copied once.
+            let again = first.bearer_in_hand(now).unwrap();
+            assert!(Arc::ptr_eq(&again.proof, &copies[0].proof));
+            assert!(first.bearer_in_hand(now + ASKED_AGAIN_AFTER).is_none(), "the library is to be asked");
+        }
     }
 
     /// By looking into the process's own memory, where the bearer was.
@@ -507,10 +609,10 @@ mod tests {
 
     #[test]
     fn of_a_librarys_error_only_kind_and_status_are_told() {
-        let secret = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "ya29.SECRET at https://x/?k=SECRET");
+        let secret = io::Error::new(io::ErrorKind::ConnectionRefused, "ya29.SECRET at https://x/?k=SECRET");
         let told = Reason::of_fetch(&CredentialsError::new(true, "body=<SECRET>", secret)).to_string();
         assert_eq!(told, "the token could not be fetched (temporary, connection refused); it is tried again");
-        let text = std::io::Error::other("HTTP status client error (404 Not Found) for url (http://x/?k=SECRET)");
+        let text = io::Error::other("HTTP status client error (404 Not Found) for url (http://x/?k=SECRET)");
         assert_eq!(status_in(&text.to_string()), Some(404));
         assert_eq!(status_in("token error (SECRET)"), None);
     }

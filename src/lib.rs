@@ -56,19 +56,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// Everything that the requests on one thread share: built once, never changed. All but the connections to upstream is
-/// shared with the other threads.
+/// Everything that the requests on one thread share: built once, never changed.
+///
+/// What each request takes hold of and lets go, its thread has for itself, connections to upstream among it. What there
+/// is to be one of in the process is shared with the other threads: the budget, what keys have used, signatures.
 pub struct App {
     /// Of all threads.
     runtimes: Arc<[Handle]>,
     log: log::Log,
-    metrics: Arc<metrics::Metrics>,
+    writer: Arc<access_log::Writer>,
     connections: Arc<connections::Connections>,
-    project: Arc<str>,
-    /// The random half of every request id.
-    process: u64,
-    keys: Arc<keys::Keys>,
-    models: Arc<models::Models>,
+    keys: keys::KeysOfThread,
+    models: models::Models,
     signatures: signatures::Signatures,
     cors: Arc<config::AllowedOrigins>,
     vertex: upstream::Vertex,
@@ -83,37 +82,34 @@ pub struct App {
 }
 
 impl App {
-    /// Builds what requests share, once for each of the threads with these runtimes, and starts fetching a bearer.
+    /// Builds what requests share, once for each of the threads with these runtimes, of which the first is the caller's,
+    /// and starts fetching a bearer.
     ///
     /// # Errors
     /// When there are no random bytes or a URL cannot be built.
-    fn for_each(
+    async fn for_each(
         runtimes: Vec<Handle>,
         config: config::Config,
         project: &str,
         tls: &Arc<rustls::ClientConfig>,
         tls_ends_here: bool,
         log: log::Log,
-    ) -> Result<Vec<Self>, String> {
-        let models = Arc::new(models::Models::new(&config.models, &config.locations));
+    ) -> Result<Vec<Arc<Self>>, String> {
+        let models = models::Models::new(&config.models, &config.locations);
         let keys = Arc::new(keys::Keys::new(&config.keys, &models));
         if let Some(file) = config.keys_file.clone() {
-            keys::watch(file, keys.clone(), models.clone(), log.clone())
+            keys::watch(file, keys.clone(), models.of_another_thread(), log.clone())
                 .map_err(|error| format!("cannot watch API_KEYS_FILE: {error}"))?;
         }
         let credentials =
             credentials::Credentials::start(config.credentials.clone(), &config.metadata_host, log.clone());
         let vertex = upstream::Vertex::new(&config, project, &models, credentials, tls, runtimes.len())
             .map_err(|error| format!("cannot build upstream's URL: {error}"))?;
-        let mut random = [0; 8];
-        random::fill(&mut random).map_err(|_| "the system gives no random bytes".to_owned())?;
-        let first = Self {
+        let first = Arc::new(Self {
             runtimes: runtimes.into(),
             connections: connections(&config, &log),
+            writer: Arc::new(access_log::Writer::new(log.clone(), &models, project, random_number()?)),
             log,
-            metrics: Arc::new(metrics::Metrics::new(&models)),
-            project: project.into(),
-            process: u64::from_ne_bytes(random),
             vertex,
             budget: config.body_budget_bytes.map_or_else(budget::BodyBudget::of_machine, budget::BodyBudget::new),
             pages: Arc::new(pages::Pages::new(pages::Facts {
@@ -125,35 +121,48 @@ impl App {
             })),
             signatures: signatures::Signatures::new(config.thought_signatures, &config.skip_value),
             models,
-            keys,
+            keys: keys::KeysOfThread::new(keys),
             cors: config.cors.into(),
             max_body_bytes: config.max_body_bytes,
             repair_errors: config.repair_errors,
             shutdown_grace: config.shutdown_grace,
             sse_keepalive: config.sse_keepalive,
             https_port: config.listen.port(),
-        };
-        let others: Vec<_> = first.runtimes.iter().skip(1).map(|_| first.for_another_thread()).collect();
-        Ok([first].into_iter().chain(others).collect())
+        });
+        let mut all = vec![first.clone()];
+        for runtime in first.runtimes.iter().skip(1) {
+            let (first, random) = (first.clone(), random_number()?);
+            // There, so that no two threads' have a cache line in common.
+            let built = runtime.spawn(async move { Arc::new(first.for_another_thread(random)) });
+            all.push(built.await.map_err(|error| format!("a thread does not start: {error}"))?);
+        }
+        Ok(all)
     }
 
-    fn for_another_thread(&self) -> Self {
+    /// To be called on that thread.
+    fn for_another_thread(&self, random: u64) -> Self {
+        let models = self.models.of_another_thread();
         Self {
             runtimes: self.runtimes.clone(),
             log: self.log.clone(),
-            metrics: self.metrics.clone(),
+            writer: Arc::new(self.writer.of_another_thread(&models, random)),
             connections: self.connections.clone(),
-            project: self.project.clone(),
-            keys: self.keys.clone(),
-            models: self.models.clone(),
+            keys: keys::KeysOfThread::new(self.keys.of_all_threads().clone()),
+            models,
             signatures: self.signatures.clone(),
             cors: self.cors.clone(),
-            vertex: self.vertex.with_connections_of_its_own(),
+            vertex: self.vertex.of_another_thread(),
             budget: self.budget.clone(),
             pages: self.pages.clone(),
             ..*self
         }
     }
+}
+
+fn random_number() -> Result<u64, String> {
+    let mut bytes = [0; 8];
+    random::fill(&mut bytes).map_err(|_| "the system gives no random bytes".to_owned())?;
+    Ok(u64::from_ne_bytes(bytes))
 }
 
 /// Raises the limit of descriptors and finds out how many connections that is good for.

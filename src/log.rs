@@ -3,6 +3,7 @@
 //! JSON for machines, short lines for a terminal. What happens to requests is `access_log`.
 
 use serde::Serialize;
+use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -14,6 +15,11 @@ const MAX_WAITING_BYTES: usize = 4 * 1024 * 1024;
 const REST: Duration = Duration::from_millis(5);
 /// How long the end of the process waits for a stdout that is slow.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// Where this thread writes a line.
+    static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// Cloud Logging's severities, those that are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -107,6 +113,16 @@ impl Log {
 
     /// Adds one line, its line feed included. `write` appends it.
     pub fn line(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        // It is written before the lock is taken, which is held for no more than a copy.
+        let mut line = LINE.try_with(Cell::take).unwrap_or_default();
+        write(&mut line);
+        self.add(&line);
+        line.clear();
+        // A thread that is about to end has no place for it any more.
+        let _ = LINE.try_with(|place| place.set(line));
+    }
+
+    fn add(&self, line: &[u8]) {
         let mut waiting = self.shared.lock();
         if waiting.lines.len() >= MAX_WAITING_BYTES {
             waiting.lost += 1;
@@ -117,7 +133,7 @@ impl Log {
             waiting.lost = 0;
             append_event(self.style, &mut waiting.lines, Severity::Warning, &message, None);
         }
-        write(&mut waiting.lines);
+        waiting.lines.extend_from_slice(line);
         // Once: it may take a while until the thread has a turn, and each call is a system call.
         if std::mem::take(&mut waiting.thread_sleeps) {
             self.shared.changed.notify_all();

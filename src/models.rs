@@ -38,7 +38,7 @@ pub struct Model {
     /// The same as a JSON string, quotes included: what takes the place of the client's value.
     pub quoted_id: Bytes,
     /// Where it is served: indices in [`Models::locations`].
-    pub route: Route,
+    pub route: Arc<Route>,
     /// Whether it refuses tool calls that come back without their thought signature.
     pub needs_signatures: bool,
     /// The model object of `GET /v1/models/{alias}`.
@@ -112,6 +112,20 @@ struct HealthJson<'a> {
     models: &'a [&'a str],
 }
 
+impl Model {
+    /// The same with names that nobody else holds.
+    fn copy(&self) -> Self {
+        Self {
+            alias: Arc::from(&*self.alias),
+            vertex_id: Arc::from(&*self.vertex_id),
+            quoted_id: Bytes::copy_from_slice(&self.quoted_id),
+            route: self.route.clone(),
+            json: Bytes::copy_from_slice(&self.json),
+            ..*self
+        }
+    }
+}
+
 impl Models {
     /// Builds the table. `default_locations` serve every alias that names none.
     #[must_use]
@@ -126,7 +140,7 @@ impl Models {
                     locations.len() - 1
                 })
             };
-            let route = Route::new(wanted.iter().map(index_of).collect());
+            let route = Arc::new(Route::new(wanted.iter().map(index_of).collect()));
             let object = ModelJson {
                 id: alias,
                 object: "model",
@@ -149,6 +163,19 @@ impl Models {
             health_json: to_json(&HealthJson { ok: true, models: &names }),
             models,
             locations,
+        }
+    }
+
+    /// The same for another thread, out of memory of whoever calls: requests take hold of a model's names, and threads that
+    /// count who holds one and the same would take its cache line from each other. What is known of locations they share.
+    #[must_use]
+    pub fn of_another_thread(&self) -> Self {
+        let models: Vec<Model> = self.models.iter().map(Model::copy).collect();
+        Self {
+            all: Offer::new(models.iter()),
+            health_json: Bytes::copy_from_slice(&self.health_json),
+            models,
+            locations: self.locations.clone(),
         }
     }
 
@@ -240,6 +267,18 @@ mod tests {
         assert!(models.resolve("").is_none());
         assert_eq!(models.all().names(), "flash, lite, pro");
         assert!(models.all().has("pro") && !models.offer(|alias| alias != "pro").has("pro"));
+    }
+
+    #[test]
+    fn threads_share_what_is_known_of_locations_and_no_names() {
+        let configured = BTreeMap::from([("flash".to_owned(), config("google/gemini-2.5-flash", None))]);
+        let models = Models::new(&configured, &["global".to_owned()]);
+        let copy = models.of_another_thread();
+        let (one, other) = (models.resolve("flash").unwrap(), copy.resolve("flash").unwrap());
+        assert!(Arc::ptr_eq(&one.route, &other.route));
+        assert!(!Arc::ptr_eq(&one.alias, &other.alias) && one.quoted_id.as_ptr() != other.quoted_id.as_ptr());
+        assert_eq!((&one.quoted_id, &one.json), (&other.quoted_id, &other.json));
+        assert_eq!((models.all().list_json(), models.health_json()), (copy.all().list_json(), copy.health_json()));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The accept loops, and how they stop.
 
 use crate::App;
-use crate::access_log::{Record, RequestId};
+use crate::access_log::Record;
 use crate::connections::{Connections, Place};
 use crate::error::ApiError;
 use crate::http1::{Connection, Exchange, Head, Next};
@@ -251,7 +251,7 @@ async fn secure(
 
 /// One connection from its first request to its last.
 async fn carry(app: Arc<App>, transport: Transport, service: Service, stop: Stop) {
-    let _open = app.metrics.connection();
+    let _open = app.writer.metrics().connection();
     let among = (service != Service::Metrics).then(|| app.connections.clone());
     let mut connection = Connection::new(transport, stop, among);
     loop {
@@ -296,8 +296,7 @@ async fn exchange(
     service: Option<Service>,
     head: Result<Option<Head>, ApiError>,
 ) -> Next {
-    let mut record =
-        Record::start(app.log.clone(), app.metrics.clone(), app.project.clone(), RequestId::next(app.process));
+    let mut record = Record::start(&app.writer);
     let (head, unreadable) = match head {
         Ok(head) => (head.unwrap_or_else(Head::unreadable), None),
         Err(error) => (Head::unreadable(), Some(error)),

@@ -23,8 +23,8 @@ struct Worker {
 
 impl Workers {
     /// One for each runtime, with what its requests share.
-    pub(crate) fn new(apps: Vec<App>) -> Self {
-        let worker = |app| Worker { app: Arc::new(app), connections: Arc::default() };
+    pub(crate) fn new(apps: Vec<Arc<App>>) -> Self {
+        let worker = |app| Worker { app, connections: Arc::default() };
         Self { workers: apps.into_iter().map(worker).collect() }
     }
 

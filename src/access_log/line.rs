@@ -30,7 +30,7 @@ pub(super) fn append_json(out: &mut Vec<u8>, record: &Record, outcome: Outcome, 
     append_rfc3339(out);
     append_http_request(out, record, duration);
     if let Some(trace) = &record.trace {
-        append_trace(out, &record.project, trace);
+        append_trace(out, &record.writer.project, trace);
     }
     out.extend_from_slice(b",\"request_id\":\"");
     out.extend_from_slice(record.id.as_str().as_bytes());
@@ -176,11 +176,10 @@ pub(super) fn append_human(lines: &mut Vec<u8>, record: &Record, outcome: Outcom
 
 #[cfg(test)]
 mod tests {
-    use super::super::{RequestId, hexadecimal};
+    use super::super::{Writer, hexadecimal};
     use super::*;
     use crate::json::Fields;
     use crate::log::{Log, Style};
-    use crate::metrics::Metrics;
     use crate::models::Models;
     use crate::signatures::Restored;
     use crate::tokens::Tokens;
@@ -190,10 +189,14 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    fn record() -> Record {
+    fn record_in(project: &str) -> Record {
         let log = Log::start(Style::Json, std::io::sink());
-        let metrics = Metrics::new(&Models::new(&BTreeMap::new(), &["global".to_owned()]));
-        Record::start(log, Arc::new(metrics), "project".into(), RequestId::next(7))
+        let models = Models::new(&BTreeMap::new(), &["global".to_owned()]);
+        Record::start(&Arc::new(Writer::new(log, &models, project, 7)))
+    }
+
+    fn record() -> Record {
+        record_in("project")
     }
 
     fn line(record: &Record, duration: Duration) -> Value {
@@ -286,7 +289,7 @@ mod tests {
         }
         if let Some(trace) = record.trace {
             let id = text(&trace.id).to_owned();
-            expected["logging.googleapis.com/trace"] = format!("projects/{}/traces/{id}", record.project).into();
+            expected["logging.googleapis.com/trace"] = format!("projects/{}/traces/{id}", record.writer.project).into();
             if let Some(span) = trace.span() {
                 expected["logging.googleapis.com/spanId"] = span.into();
             }
@@ -313,13 +316,12 @@ mod tests {
         let times = (prop::option::of(any_time()), prop::option::of(any_time()));
         (texts, project, trace, numbers, statuses, times).prop_map(
             |(mut texts, project, trace, numbers, statuses, times)| {
-                let mut record = record();
+                let mut record = record_in(&project);
                 let mut next = || texts.pop().flatten();
                 (record.key_id, record.alias) = (next().map(Into::into), next().map(Into::into));
                 (record.model, record.location) = (next().map(Into::into), next().map(Into::into));
                 record.error = next();
                 record.attempts = record.location.as_ref().map(|name| name.len() as u32);
-                record.project = project.into();
                 record.trace = trace.map(|(id, span)| {
                     let (mut digits, mut span_digits) = ([0; 32], [0; 16]);
                     for (byte, digits) in id.into_iter().zip(digits.chunks_exact_mut(2)) {

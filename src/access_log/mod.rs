@@ -9,6 +9,7 @@ mod line;
 use crate::http1::Head;
 use crate::log::{Log, Severity, Style};
 use crate::metrics::Metrics;
+use crate::models::Models;
 use crate::own_time::OwnTime;
 use crate::signatures::Restored;
 use crate::tokens::{self, Tokens};
@@ -62,23 +63,69 @@ impl Outcome {
     }
 }
 
-/// 32 hexadecimal digits: 16 random ones of the process, 16 that count.
+/// Where the requests of one thread are written down. What each of them takes hold of and lets go belongs to the thread
+/// alone, so that no other one's cache has to give it up.
+#[derive(Debug)]
+pub struct Writer {
+    log: Log,
+    metrics: Metrics,
+    project: Box<str>,
+    ids: RequestIds,
+}
+
+impl Writer {
+    /// The first thread's. `random` is half of every request's id, and should be nobody else's.
+    #[must_use]
+    pub fn new(log: Log, models: &Models, project: &str, random: u64) -> Self {
+        Self { log, metrics: Metrics::new(models), project: project.into(), ids: RequestIds::new(random) }
+    }
+
+    /// A further thread's, out of memory of whoever calls.
+    #[must_use]
+    pub fn of_another_thread(&self, models: &Models, random: u64) -> Self {
+        Self {
+            log: self.log.clone(),
+            metrics: self.metrics.of_another_thread(models),
+            project: self.project.clone(),
+            ids: RequestIds::new(random),
+        }
+    }
+
+    /// What all threads have counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}
+
+/// The ids of one thread's requests.
+#[derive(Debug)]
+struct RequestIds {
+    /// The first half of each.
+    random: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    fn new(random: u64) -> Self {
+        Self { random, next: AtomicU64::new(1) }
+    }
+
+    fn next(&self) -> RequestId {
+        let count = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut text = [0; 32];
+        let (first, second) = text.split_at_mut(16);
+        hexadecimal(self.random, first);
+        hexadecimal(count, second);
+        RequestId(text)
+    }
+}
+
+/// 32 hexadecimal digits: 16 random ones of the thread, 16 that count.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestId([u8; 32]);
 
 impl RequestId {
-    /// The next id. `process` is random once.
-    #[must_use]
-    pub fn next(process: u64) -> Self {
-        static COUNTER: AtomicU64 = AtomicU64::new(1);
-        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let mut text = [0; 32];
-        let (first, second) = text.split_at_mut(16);
-        hexadecimal(process, first);
-        hexadecimal(count, second);
-        Self(text)
-    }
-
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -96,9 +143,7 @@ fn hexadecimal(mut number: u64, out: &mut [u8]) {
 /// What is known of one request so far.
 #[derive(Debug)]
 pub struct Record {
-    log: Log,
-    metrics: Arc<Metrics>,
-    project: Arc<str>,
+    writer: Arc<Writer>,
     started: Instant,
     ended: Option<Instant>,
     /// The id that the client gets as `x-request-id`.
@@ -147,15 +192,13 @@ pub struct Record {
 impl Record {
     /// Starts a record as soon as a head has come.
     #[must_use]
-    pub fn start(log: Log, metrics: Arc<Metrics>, project: Arc<str>, id: RequestId) -> Self {
-        metrics.begin();
+    pub fn start(writer: &Arc<Writer>) -> Self {
+        writer.metrics.begin();
         Self {
-            log,
-            metrics,
-            project,
+            writer: writer.clone(),
             started: Instant::now(),
             ended: None,
-            id,
+            id: writer.ids.next(),
             method: "OTHER",
             route: "unmatched",
             protocol: "HTTP/1.1",
@@ -226,8 +269,9 @@ impl Drop for Record {
         // Only a task that was dropped or panicked has no outcome: the client sees its connection close.
         let unforeseen = if std::thread::panicking() { Outcome::InternalError } else { Outcome::CutByShutdown };
         let outcome = *self.outcome.get_or_insert(unforeseen);
-        self.metrics.end(self, outcome, duration);
-        self.log.line(|lines| match self.log.style() {
+        let Writer { log, metrics, .. } = &*self.writer;
+        metrics.end(self, outcome, duration);
+        log.line(|lines| match log.style() {
             Style::Json => line::append_json(lines, self, outcome, duration),
             Style::Human => line::append_human(lines, self, outcome, duration),
         });
@@ -317,9 +361,15 @@ mod tests {
 
     #[test]
     fn request_ids_are_distinct() {
-        let (one, two) = (RequestId::next(7), RequestId::next(7));
-        assert_ne!(one.as_str(), two.as_str());
-        assert_eq!(one.as_str().len(), 32);
-        assert!(one.as_str().starts_with("0000000000000007"));
+        let threads = [7, u64::MAX].map(RequestIds::new);
+        let ids = [&threads[0], &threads[0], &threads[1]].map(RequestIds::next);
+        assert_eq!(
+            ids.each_ref().map(RequestId::as_str),
+            [
+                "00000000000000070000000000000001",
+                "00000000000000070000000000000002",
+                "ffffffffffffffff0000000000000001"
+            ]
+        );
     }
 }

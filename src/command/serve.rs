@@ -97,7 +97,7 @@ pub(super) async fn serve(
     let tls_ends_here = config.tls.is_some();
     let handshakes = config.tls.take().map(|source| Handshakes::start(source, &tls, log.clone())).transpose();
     let handshakes = handshakes.map_err(|message| fail(&message))?.map(Arc::new);
-    let apps = App::for_each(runtimes, config, &project, &tls, tls_ends_here, log.clone());
+    let apps = App::for_each(runtimes, config, &project, &tls, tls_ends_here, log.clone()).await;
     let workers = Workers::new(apps.map_err(|message| fail(&message))?);
     log.listening(if handshakes.is_some() { "https" } else { "http" }, &address.to_string());
     let mut ports = vec![Port { listener, service: Service::Gateway, tls: handshakes }];

@@ -19,5 +19,5 @@ pub use entry::{Entry, KeyList, NewEntry, Secret, parse_time};
 pub use file::{FileError, LockedFile, read};
 pub use generate::NewKey;
 pub use limits::{Admission, FIELD_NAMES, Limits};
-pub use table::{Key, Keys, Reloads};
+pub use table::{Key, Keys, KeysOfThread, Reloads};
 pub use watch::{KeysFile, watch};

@@ -1,4 +1,7 @@
 //! The keys in use: one lookup by digest for each request, in a table that a reload replaces as a whole.
+//!
+//! Requests take hold of the key that they were let in by. Therefore each thread has copies of its own: threads that
+//! count who holds one and the same would take its cache line from each other with every request.
 
 use super::digest::KeyDigest;
 use super::entry::{KeyList, MIN_KEY_BYTES};
@@ -11,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The issued keys. Only digests are held, so nothing here can leak a key.
+/// The issued keys, for all threads. Only digests are held, so nothing here can leak a key.
 #[derive(Debug)]
 pub struct Keys {
     table: ArcSwap<Table>,
@@ -22,7 +25,21 @@ pub struct Keys {
     pub(super) file_is_broken: AtomicBool,
 }
 
-type Table = HashMap<KeyDigest, Arc<Key>>;
+type Table = HashMap<KeyDigest, Key>;
+
+/// The issued keys, as one thread looks them up.
+#[derive(Debug)]
+pub struct KeysOfThread {
+    keys: Arc<Keys>,
+    copy: Mutex<TableCopy>,
+}
+
+/// A thread's copy of a table.
+#[derive(Debug)]
+struct TableCopy {
+    of: Arc<Table>,
+    keys: HashMap<KeyDigest, Arc<Key>>,
+}
 
 /// One key and what it may do.
 #[derive(Debug)]
@@ -32,7 +49,7 @@ pub struct Key {
     enabled: bool,
     expires_at: Option<Timestamp>,
     /// What it may use, unless that is everything.
-    own_offer: Option<Offer>,
+    own_offer: Option<Arc<Offer>>,
     /// Whether it may also read the metrics.
     pub reads_metrics: bool,
     limits: Limits,
@@ -68,19 +85,6 @@ impl Keys {
     /// Uses another list from now on. Requests that were admitted go on.
     pub fn replace(&self, list: &KeyList, models: &Models) {
         self.table.store(Arc::new(build(list, models, &self.accounts)));
-    }
-
-    /// The enabled and unexpired key that a client presented, if there is one.
-    #[must_use]
-    pub fn authenticate(&self, presented: &[u8]) -> Option<Arc<Key>> {
-        // No key is so short, whatever digest the list may have.
-        if presented.len() < MIN_KEY_BYTES {
-            return None;
-        }
-        let table = self.table.load();
-        let key = table.get(&KeyDigest::of(presented))?;
-        let expired = key.expires_at.is_some_and(|end| end <= Timestamp::now());
-        (key.enabled && !expired).then(|| key.clone())
     }
 
     /// What has become of changes of the file.
@@ -121,21 +125,66 @@ fn build(list: &KeyList, models: &Models, accounts: &Mutex<HashMap<Arc<str>, Arc
             own_offer: entry
                 .models
                 .as_ref()
-                .map(|aliases| models.offer(|alias| aliases.iter().any(|own| own == alias))),
+                .map(|aliases| models.offer(|alias| aliases.iter().any(|own| own == alias)).into()),
             reads_metrics: entry.metrics,
             limits: entry.limits,
             account: accounts.get(&*entry.id).filter(|_| limited.contains_key(&*entry.id)).cloned(),
         };
-        (entry.digest, Arc::new(key))
+        (entry.digest, key)
     });
     keys.collect()
 }
 
+impl KeysOfThread {
+    /// The keys for a thread that has none yet.
+    #[must_use]
+    pub fn new(keys: Arc<Keys>) -> Self {
+        let copy = Mutex::new(TableCopy::of(keys.table.load_full()));
+        Self { keys, copy }
+    }
+
+    /// Those of all threads.
+    #[must_use]
+    pub fn of_all_threads(&self) -> &Arc<Keys> {
+        &self.keys
+    }
+
+    /// The enabled and unexpired key that a client presented, if there is one.
+    #[must_use]
+    pub fn authenticate(&self, presented: &[u8]) -> Option<Arc<Key>> {
+        // No key is so short, whatever digest the list may have.
+        if presented.len() < MIN_KEY_BYTES {
+            return None;
+        }
+        let digest = KeyDigest::of(presented);
+        let mut copy = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = self.keys.table.load();
+        if !Arc::ptr_eq(&copy.of, &table) {
+            *copy = TableCopy::of(Arc::clone(&table));
+        }
+        let key = copy.keys.get(&digest)?;
+        let expired = key.expires_at.is_some_and(|end| end <= Timestamp::now());
+        (key.enabled && !expired).then(|| key.clone())
+    }
+}
+
+impl TableCopy {
+    fn of(table: Arc<Table>) -> Self {
+        let keys = table.iter().map(|(digest, key)| (*digest, Arc::new(key.copy()))).collect();
+        Self { of: table, keys }
+    }
+}
+
 impl Key {
+    /// The same with an id that nobody else holds.
+    fn copy(&self) -> Self {
+        Self { id: Arc::from(&*self.id), own_offer: self.own_offer.clone(), account: self.account.clone(), ..*self }
+    }
+
     /// The aliases that it may use.
     #[must_use]
     pub fn offer<'a>(&'a self, models: &'a Models) -> &'a Offer {
-        self.own_offer.as_ref().unwrap_or(models.all())
+        self.own_offer.as_deref().unwrap_or(models.all())
     }
 
     /// Judges one more request. `None` where nothing is counted for its id.
@@ -160,8 +209,8 @@ mod tests {
         Models::new(&configured, &["global".to_owned()])
     }
 
-    fn keys(json: &str) -> Keys {
-        Keys::new(&KeyList::parse(json).unwrap(), &models())
+    fn keys(json: &str) -> KeysOfThread {
+        KeysOfThread::new(Arc::new(Keys::new(&KeyList::parse(json).unwrap(), &models())))
     }
 
     #[test]
@@ -212,6 +261,20 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_gone_admits_on_no_thread() {
+        let first = keys(&format!(r#"[{{"id":"a","key":"{KEY}"}}]"#));
+        let second = KeysOfThread::new(first.of_all_threads().clone());
+        let held = [&first, &second].map(|keys| keys.authenticate(KEY.as_bytes()).unwrap());
+        assert!(!Arc::ptr_eq(&held[0], &held[1]) && !Arc::ptr_eq(&held[0].id, &held[1].id));
+        let other = KeyList::parse(&format!(r#"[{{"id":"b","key":"{KEY}2"}}]"#)).unwrap();
+        first.of_all_threads().replace(&other, &models());
+        for keys in [&first, &second] {
+            assert!(keys.authenticate(KEY.as_bytes()).is_none());
+            assert_eq!(&*keys.authenticate(format!("{KEY}2").as_bytes()).unwrap().id, "b");
+        }
+    }
+
+    #[test]
     fn what_an_id_did_outlives_a_reload_and_is_forgotten_with_the_id() {
         let limited = format!(r#"[{{"id":"a","key":"{KEY}","rpm":1}},{{"id":"a","key":"{KEY}2"}}]"#);
         let keys = keys(&limited);
@@ -220,15 +283,15 @@ mod tests {
         assert_eq!(admit(KEY), Some(true));
         assert_eq!(admit(KEY), Some(false));
         assert_eq!(admit(&format!("{KEY}2")), Some(true), "counted, but judged by an entry without limits");
-        let reload = |json: &str| keys.replace(&KeyList::parse(json).unwrap(), &models());
+        let reload = |json: &str| keys.of_all_threads().replace(&KeyList::parse(json).unwrap(), &models());
         reload(&format!(r#"[{{"id":"b","key":"{KEY}"}}]"#));
         assert_eq!(admit(KEY), None);
-        assert_eq!(keys.accounts.lock().unwrap().len(), 1, "its last minute is not over");
+        assert_eq!(keys.of_all_threads().accounts.lock().unwrap().len(), 1, "its last minute is not over");
         reload(&limited);
         assert_eq!(admit(KEY), Some(false));
         // An id that has done nothing leaves nothing behind.
         reload(&format!(r#"[{{"id":"c","key":"{KEY}","rpm":1}}]"#));
         reload(&limited);
-        assert_eq!(keys.accounts.lock().unwrap().len(), 1);
+        assert_eq!(keys.of_all_threads().accounts.lock().unwrap().len(), 1);
     }
 }

@@ -83,7 +83,7 @@ struct Watcher {
     /// When it was last to be read, no file could be opened.
     is_out_of_descriptors: bool,
     keys: Arc<Keys>,
-    models: Arc<Models>,
+    models: Models,
     log: Log,
 }
 
@@ -91,7 +91,7 @@ struct Watcher {
 ///
 /// # Errors
 /// When no thread can be started.
-pub fn watch(file: KeysFile, keys: Arc<Keys>, models: Arc<Models>, log: Log) -> std::io::Result<()> {
+pub fn watch(file: KeysFile, keys: Arc<Keys>, models: Models, log: Log) -> std::io::Result<()> {
     if file.path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
         log.event(Severity::Info, "API_KEYS_FILE is not a regular file: the keys stay as they are until a restart");
         return Ok(());
@@ -107,7 +107,7 @@ pub fn watch(file: KeysFile, keys: Arc<Keys>, models: Arc<Models>, log: Log) -> 
 }
 
 impl Watcher {
-    fn new(file: KeysFile, keys: Arc<Keys>, models: Arc<Models>, log: Log) -> Self {
+    fn new(file: KeysFile, keys: Arc<Keys>, models: Models, log: Log) -> Self {
         let last = Read::Content(file.in_use);
         // The first look reads: the file may have changed since it was read at start.
         Self {
@@ -231,7 +231,7 @@ mod tests {
             let path = folder.path().join("keys.json");
             fs::write(&path, LIST).unwrap();
             let flash = ModelConfig { vertex_id: "google/a".into(), locations: None };
-            let models = Arc::new(Models::new(&BTreeMap::from([("flash".to_owned(), flash)]), &["global".to_owned()]));
+            let models = Models::new(&BTreeMap::from([("flash".to_owned(), flash)]), &["global".to_owned()]);
             let keys = Arc::new(Keys::new(&KeyList::parse(LIST).unwrap(), &models));
             let (log, lines) = Log::to_channel();
             let watcher = Watcher::new(KeysFile::new(path, LIST), keys, models, log.clone());

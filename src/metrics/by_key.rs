@@ -3,7 +3,7 @@
 //! Ids come from the list of keys, which can change while the gateway runs. Each gets a slot when it is first seen and
 //! keeps it; the number of slots is fixed, so that nothing grows with time.
 
-use super::CHAT_STATUSES;
+use super::counters::{CHAT_STATUSES, absorb, absorb_all};
 use crate::access_log::Outcome;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,6 +70,18 @@ impl ByKey {
             .map_or(&self.others, |of_key| of_key)
     }
 
+    /// Adds what another thread has counted.
+    pub(super) fn absorb(&self, other: &Self) {
+        for of_key in other.slots.iter().filter_map(OnceLock::get).map(|of_key| &**of_key).chain([&other.others]) {
+            for (alias, chats) in of_key.aliases.iter().enumerate() {
+                let Some(others) = chats.get() else { continue };
+                if let Some(own) = self.chats(&of_key.id, alias) {
+                    own.absorb(others);
+                }
+            }
+        }
+    }
+
     /// All that was counted: id, number of the alias, counters; in the order of the ids.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, usize, &Chats)> {
         let mut keys: Vec<&OfKey> = self.slots.iter().filter_map(OnceLock::get).map(|of_key| &**of_key).collect();
@@ -88,6 +100,12 @@ impl OfKey {
 }
 
 impl Chats {
+    fn absorb(&self, other: &Self) {
+        absorb_all(self.ended.as_flattened(), other.ended.as_flattened());
+        absorb_all(&self.tokens, &other.tokens);
+        absorb(&self.unknown_usage, &other.unknown_usage);
+    }
+
     /// The tokens counted so far: prompt, cached, answer, thinking.
     pub(super) fn read_tokens(&self) -> [u64; 4] {
         self.tokens.each_ref().map(|count| count.load(Ordering::Relaxed))
@@ -121,5 +139,21 @@ mod tests {
         assert!(own.iter().all(|(_, alias, count)| (*alias, *count) == (1, 4)));
         assert!(own.is_sorted());
         assert!(by_key.chats(&ids[0], 2).is_some() && by_key.chats(&ids[0], 3).is_none());
+    }
+
+    #[test]
+    fn threads_are_added_up_by_id_and_alias() {
+        let threads = [0, 1].map(|_| ByKey::new(1));
+        let count = |thread: usize, id: &str, alias| {
+            threads[thread].chats(&id.into(), alias).unwrap().ended[2][0].fetch_add(1, Ordering::Relaxed);
+        };
+        count(0, "both", 0);
+        count(1, "both", 0);
+        count(1, "second", 1);
+        count(1, OTHERS, 0);
+        let sum = ByKey::new(1);
+        threads.iter().for_each(|thread| sum.absorb(thread));
+        let counted = sum.iter().map(|(id, alias, chats)| (id, alias, chats.ended[2][0].load(Ordering::Relaxed)));
+        assert_eq!(counted.collect::<Vec<_>>(), [("both", 0, 2), ("second", 1, 1), (OTHERS, 0, 1)]);
     }
 }

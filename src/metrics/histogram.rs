@@ -1,5 +1,6 @@
 //! Counts by size, without locks.
 
+use super::counters::{absorb, absorb_all};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How often values of each size came. `bounds` belong to the family: each is the largest value of its bucket.
@@ -24,6 +25,12 @@ impl Histogram {
         }
     }
 
+    /// Adds the values of another one with the same bounds.
+    pub(super) fn absorb(&self, other: &Self) {
+        absorb_all(&self.buckets, &other.buckets);
+        absorb(&self.sum, &other.sum);
+    }
+
     /// How many values each bound is not exceeded by, in the order of the bounds; then all, and their sum.
     pub(super) fn read(&self) -> (Vec<u64>, u64, u64) {
         let mut total = 0;
@@ -46,5 +53,9 @@ mod tests {
         let histogram = Histogram::new(&[1, 4, 16]);
         [0, 1, 2, 4, 5, 17, 1000].into_iter().for_each(|value| histogram.add(value));
         assert_eq!(histogram.read(), (vec![2, 4, 5], 7, 1029));
+        let sum = Histogram::new(&[1, 4, 16]);
+        sum.add(3);
+        sum.absorb(&histogram);
+        assert_eq!(sum.read(), (vec![2, 5, 6], 8, 1032));
     }
 }

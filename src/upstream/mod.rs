@@ -239,11 +239,11 @@ impl Vertex {
 
     /// The same for another thread.
     #[must_use]
-    pub fn with_connections_of_its_own(&self) -> Self {
+    pub fn of_another_thread(&self) -> Self {
         Self {
             endpoints: self.endpoints.clone(),
             pools: self.pools.iter().map(|pool| pool.of_another_thread()).collect(),
-            credentials: self.credentials.clone(),
+            credentials: self.credentials.of_another_thread(),
             timeout: self.timeout,
         }
     }
