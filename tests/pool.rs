@@ -232,6 +232,63 @@ fn a_stream_that_is_refused_twice_is_a_502() {
     assert_eq!(upstream.seen().requests.len(), 2);
 }
 
+/// An upstream that takes one stream on each connection, whatever it has announced.
+fn one_stream_on_each(gate: &Gate) -> H2Upstream {
+    let gate = gate.clone();
+    H2Upstream::new(move |mut exchange| {
+        let gate = gate.clone();
+        async move {
+            if !exchange.is_first() {
+                return exchange.reset(Reason::REFUSED_STREAM);
+            }
+            exchange.sse_head();
+            exchange.send(FIRST).await;
+            gate.opened().await;
+            exchange.send(DONE).await;
+            exchange.end();
+        }
+    })
+}
+
+#[test]
+fn a_refusal_sends_those_that_follow_elsewhere() {
+    let gate = Gate::new();
+    let upstream = one_stream_on_each(&gate);
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
+    let streams: Vec<_> = (0..20).map(|_| start_stream(&gateway)).collect();
+    assert!(streams.iter().all(|(_, answer)| answer.status == 200));
+    let seen = upstream.seen();
+    // Each but the first met one refusal: those that have refused are not asked again.
+    assert_eq!((seen.connections, seen.requests.len()), (20, 39));
+    gate.open();
+    streams.into_iter().for_each(assert_ends_well);
+}
+
+#[test]
+fn connections_that_refuse_count_as_long_as_they_carry_streams() {
+    const MOST: usize = 256;
+    let gate = Gate::new();
+    let upstream = one_stream_on_each(&gate);
+    let gateway = Gateway::before(&upstream).on_one_cpu().start();
+    let mut clients: Vec<Client> = (0..MOST + 40).map(|_| gateway.client()).collect();
+    let mut streams = Vec::new();
+    let mut refused = 0;
+    for mut client in clients.drain(..) {
+        client.send(Request::chat(CHAT_STREAM).bytes());
+        let answer = client.head();
+        if answer.status == 200 {
+            client.expect_body(FIRST);
+            streams.push((client, answer));
+        } else {
+            assert_eq!(answer.status, 502, "{}", show(&answer.body));
+            refused += 1;
+        }
+    }
+    assert_eq!((streams.len(), refused, upstream.seen().connections), (MOST, 40, MOST));
+    gate.open();
+    streams.into_iter().for_each(assert_ends_well);
+}
+
 #[test]
 fn only_a_refusal_is_sent_again() {
     for reason in [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::NO_ERROR, Reason::ENHANCE_YOUR_CALM] {

@@ -426,7 +426,7 @@ impl Endpoint {
                 Err(Attempt::Failed(ForwardError::new(ApiError::UpstreamBroke, error)))
             }
             Some(Err(error)) => {
-                lease.retire();
+                lease.let_rest();
                 Err(match error {
                     http2::SendError::Refused(error) => Attempt::Refused(error.to_string()),
                     http2::SendError::LeftBehind(error) => Attempt::LeftBehind(error.to_string()),

@@ -24,8 +24,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Streams on one connection, unless upstream allows fewer. Google documents this number.
 const MAX_STREAMS: usize = 100;
-/// HTTP/2 connections of all threads to one host: 12,800 streams.
+/// HTTP/2 connections of all threads to one host that take requests: 12,800 streams.
 const MAX_HTTP2_CONNECTIONS: usize = 128;
+/// The same with those that take none any more and still carry some, of which upstream can make as many as there are
+/// requests. All that are open have descriptors.
+const MAX_OPEN_HTTP2_CONNECTIONS: usize = 2 * MAX_HTTP2_CONNECTIONS;
+/// A connection that has refused a request is given no other one for so long, as long as there are others.
+const REFUSAL_REST: Duration = Duration::from_secs(30);
 /// HTTP/1.1 connections of all threads to one host, each good for one request: as many streams as over HTTP/2.
 const MAX_HTTP1_CONNECTIONS: usize = 12_800;
 /// A connection that has not been used for this long is closed, not reused: the other side may have forgotten it.
@@ -63,6 +68,7 @@ pub(super) struct Pool {
 struct Share {
     http1: usize,
     http2: usize,
+    http2_open: usize,
     kept_idle: usize,
 }
 
@@ -72,6 +78,7 @@ impl Share {
         Self {
             http1: share(MAX_HTTP1_CONNECTIONS),
             http2: share(MAX_HTTP2_CONNECTIONS),
+            http2_open: share(MAX_OPEN_HTTP2_CONNECTIONS),
             kept_idle: share(MAX_KEPT_IDLE),
         }
     }
@@ -95,6 +102,8 @@ struct Http2Connection {
     id: u64,
     connection: http2::Connection,
     idle_since: Instant,
+    /// It has refused a request a moment ago.
+    rests_until: Option<Instant>,
 }
 
 impl Http2Connection {
@@ -102,8 +111,26 @@ impl Http2Connection {
         self.connection.taken() > 0
     }
 
-    fn is_usable(&mut self) -> bool {
-        self.connection.takes_requests() && (self.is_in_use() || self.idle_since.elapsed() < IDLE_TIMEOUT)
+    fn rests(&self) -> bool {
+        self.rests_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn rest(&mut self) {
+        self.rests_until = Some(Instant::now() + REFUSAL_REST);
+    }
+
+    /// Whether it may be given requests.
+    fn takes_requests(&self) -> bool {
+        !self.rests() && self.connection.takes_requests()
+    }
+
+    fn is_usable(&self) -> bool {
+        self.takes_requests() && (self.is_in_use() || self.idle_since.elapsed() < IDLE_TIMEOUT)
+    }
+
+    /// How many requests it may be given, as far as can be told without its lock.
+    fn room(&self) -> usize {
+        if self.rests() { 0 } else { self.connection.room(MAX_STREAMS) }
     }
 }
 
@@ -194,20 +221,28 @@ impl Pool {
     /// Starts as many dials as the line needs, and turns away those whom no connection can ever serve.
     fn dial_for_waiting(self: &Arc<Self>, state: &mut State) {
         state.waiting.retain(|waiter| !waiter.is_closed());
-        // What is going away serves nobody, and is not to count.
-        state.http2.retain_mut(|connection| connection.connection.takes_requests());
+        state.http2.retain(|connection| connection.is_in_use() || connection.takes_requests());
         let per_connection = state.requests_per_connection(self.tls.is_some());
-        let (open, most) = match per_connection {
-            1 => (state.http1_open, self.share.http1),
-            _ => (state.http2.len(), self.share.http2),
+        let most = match per_connection {
+            1 => self.share.http1.saturating_sub(state.http1_open),
+            _ => {
+                // What is going away serves nobody else.
+                let serving = state.http2.iter().filter(|connection| connection.takes_requests()).count();
+                let more = self.share.http2.saturating_sub(serving);
+                more.min(self.share.http2_open.saturating_sub(state.http2.len()))
+            }
         };
-        while state.dialling * per_connection < state.waiting.len() && open + state.dialling < most {
+        while state.dialling * per_connection < state.waiting.len() && state.dialling < most {
             state.dialling += 1;
             tokio::spawn(self.clone().dial());
         }
-        if open + state.dialling >= most {
-            // The line may be as long as what is being dialled, no longer: waiting for others to end has no bound.
-            for waiter in state.waiting.split_off((state.dialling * per_connection).min(state.waiting.len())) {
+        // The line may be as long as what is being dialled, no longer: waiting for others to end has no bound.
+        let most_waiting = state.dialling * per_connection;
+        if state.dialling >= most && state.waiting.len() > most_waiting {
+            if state.end_rests() {
+                self.serve_waiting(state);
+            }
+            for waiter in state.waiting.split_off(most_waiting.min(state.waiting.len())) {
                 let _ = waiter.send(Err(LeaseError::Saturated));
             }
         }
@@ -313,7 +348,8 @@ impl State {
             Opened::Http2(connection) => {
                 self.speaks_http2 = Some(true);
                 self.next_id += 1;
-                self.http2.push(Http2Connection { id: self.next_id, connection, idle_since: Instant::now() });
+                let (id, idle_since) = (self.next_id, Instant::now());
+                self.http2.push(Http2Connection { id, connection, idle_since, rests_until: None });
             }
         }
     }
@@ -326,7 +362,11 @@ impl State {
                 let connection = chosen.connection.take_stream();
                 return Some(Lease::Http2(StreamLease { pool: Some(pool.clone()), id: chosen.id, connection }));
             }
-            self.http2.swap_remove(fullest);
+            if chosen.is_in_use() {
+                chosen.rest();
+            } else {
+                self.http2.swap_remove(fullest);
+            }
         }
         while let Some(mut idle) = self.http1_idle.pop() {
             if idle.is_usable() {
@@ -351,9 +391,11 @@ impl State {
 
         let idle = self.http2.iter().filter(|connection| !connection.is_in_use()).count();
         let mut surplus = idle.saturating_sub(kept);
-        self.http2.retain_mut(|connection| {
-            let is_surplus =
-                surplus > 0 && !connection.is_in_use() && connection.idle_since.elapsed() > SURPLUS_TIMEOUT;
+        self.http2.retain(|connection| {
+            if connection.is_in_use() {
+                return true;
+            }
+            let is_surplus = surplus > 0 && connection.idle_since.elapsed() > SURPLUS_TIMEOUT;
             surplus -= usize::from(is_surplus);
             !is_surplus && connection.is_usable()
         });
@@ -363,14 +405,24 @@ impl State {
 impl State {
     /// Where the next request goes if that connection still takes it.
     fn fullest_with_room(&self) -> Option<usize> {
-        let rooms = self.http2.iter().map(|connection| connection.connection.room(MAX_STREAMS)).enumerate();
+        let rooms = self.http2.iter().map(Http2Connection::room).enumerate();
         rooms.filter(|(_, room)| *room > 0).min_by_key(|(_, room)| *room).map(|(index, _)| index)
+    }
+
+    /// Asks those that rest anew; they may have come to take requests again. Says whether there were any.
+    fn end_rests(&mut self) -> bool {
+        let rested = self.http2.iter_mut().filter_map(|connection| connection.rests_until.take());
+        rested.count() > 0
     }
 
     fn release_stream(&mut self, lease: &StreamLease) {
         lease.connection.give_back_stream();
-        if let Some(connection) = self.http2.iter_mut().find(|connection| connection.id == lease.id) {
-            connection.idle_since = Instant::now();
+        let Some(index) = self.http2.iter().position(|connection| connection.id == lease.id) else { return };
+        let connection = &mut self.http2[index];
+        connection.idle_since = Instant::now();
+        // The last that it carried.
+        if !connection.is_in_use() && !connection.takes_requests() {
+            self.http2.swap_remove(index);
         }
     }
 }
@@ -405,10 +457,11 @@ impl StreamLease {
         self.connection.send(head, body).await
     }
 
-    /// Takes the connection out of use for new requests: it refused one.
-    pub(super) fn retire(&self) {
-        if let Some(pool) = &self.pool {
-            pool.state().http2.retain(|connection| connection.id != self.id);
+    /// Gives the connection no requests for a while: it refused one.
+    pub(super) fn let_rest(&self) {
+        let Some(pool) = &self.pool else { return };
+        if let Some(connection) = pool.state().http2.iter_mut().find(|connection| connection.id == self.id) {
+            connection.rest();
         }
     }
 }
@@ -496,6 +549,8 @@ mod tests {
         End(usize),
         /// One is broken off after its head was sent, so that its connection is spoilt.
         Break(usize),
+        /// Upstream refuses one.
+        Refuse(usize),
         /// One hangs up in the line.
         HangUp(usize),
         /// Upstream closes a connection, by its number among those that it has accepted.
@@ -511,6 +566,7 @@ mod tests {
             4 => Just(Event::Lease),
             3 => (0..8usize).prop_map(Event::End),
             1 => (0..8usize).prop_map(Event::Break),
+            1 => (0..8usize).prop_map(Event::Refuse),
             2 => (0..8usize).prop_map(Event::HangUp),
             1 => (0..8usize).prop_map(Event::Close),
             3 => Just(Event::Dial),
@@ -595,6 +651,11 @@ mod tests {
                     }
                     drop(self.held.swap_remove(n));
                 }
+                Event::Refuse(n) if n < self.held.len() => {
+                    if let Lease::Http2(lease) = self.held.swap_remove(n) {
+                        lease.let_rest();
+                    }
+                }
                 Event::HangUp(n) if n < self.line.len() => drop(self.line.remove(n)),
                 Event::Close(n) if n < self.accepted.len() => drop(self.accepted.swap_remove(n)),
                 Event::Dial => self.let_dials_get_on().await,
@@ -661,9 +722,9 @@ mod tests {
 
     #[test]
     fn threads_share_what_one_alone_could_have() {
-        assert_eq!(Share::of_one_in(1), Share { http1: 12_800, http2: 128, kept_idle: 8 });
-        assert_eq!(Share::of_one_in(2), Share { http1: 6400, http2: 64, kept_idle: 4 });
-        assert_eq!(Share::of_one_in(200), Share { http1: 64, http2: 1, kept_idle: 1 });
+        assert_eq!(Share::of_one_in(1), Share { http1: 12_800, http2: 128, http2_open: 256, kept_idle: 8 });
+        assert_eq!(Share::of_one_in(2), Share { http1: 6400, http2: 64, http2_open: 128, kept_idle: 4 });
+        assert_eq!(Share::of_one_in(200), Share { http1: 64, http2: 1, http2_open: 2, kept_idle: 1 });
     }
 
     #[tokio::test]

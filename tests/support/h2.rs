@@ -569,6 +569,11 @@ impl H2Exchange {
         }
     }
 
+    /// Whether no stream came before it on its connection.
+    pub(crate) fn is_first(&self) -> bool {
+        self.respond.stream_id().as_u32() == 1
+    }
+
     /// Whether the gateway has reset the stream, as far as upstream has heard by now.
     pub(crate) fn is_reset(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());

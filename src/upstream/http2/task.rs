@@ -77,7 +77,8 @@ impl<T: AsyncBufRead + AsyncWrite + Unpin> Ends<T> {
         if has_turns_left || !has_read_enough {
             cx.waker().wake_by_ref();
         }
-        shared.allowed.store(protocol.allowed(), Ordering::Relaxed);
+        let allowed = if protocol.takes_requests() { protocol.allowed() } else { 0 };
+        shared.allowed.store(allowed, Ordering::Relaxed);
         if protocol.is_done(shared.handles.load(Ordering::Acquire) > 0) { Poll::Ready(()) } else { Poll::Pending }
     }
 
