@@ -119,13 +119,9 @@ impl Http2Connection {
         self.rests_until = Some(Instant::now() + REFUSAL_REST);
     }
 
-    /// Whether it may be given requests.
-    fn takes_requests(&self) -> bool {
-        !self.rests() && self.connection.takes_requests()
-    }
-
+    /// Whether there is any use for it, now or when it has rested.
     fn is_usable(&self) -> bool {
-        self.takes_requests() && (self.is_in_use() || self.idle_since.elapsed() < IDLE_TIMEOUT)
+        self.connection.takes_requests() && (self.is_in_use() || self.idle_since.elapsed() < IDLE_TIMEOUT)
     }
 
     /// How many requests it may be given, as far as can be told without its lock.
@@ -221,13 +217,14 @@ impl Pool {
     /// Starts as many dials as the line needs, and turns away those whom no connection can ever serve.
     fn dial_for_waiting(self: &Arc<Self>, state: &mut State) {
         state.waiting.retain(|waiter| !waiter.is_closed());
-        state.http2.retain(|connection| connection.is_in_use() || connection.takes_requests());
+        state.http2.retain(|connection| connection.is_in_use() || connection.connection.takes_requests());
         let per_connection = state.requests_per_connection(self.tls.is_some());
         let most = match per_connection {
             1 => self.share.http1.saturating_sub(state.http1_open),
             _ => {
-                // What is going away serves nobody else.
-                let serving = state.http2.iter().filter(|connection| connection.takes_requests()).count();
+                // What is going away, or rests, serves nobody else.
+                let serves = |connection: &&Http2Connection| !connection.rests() && connection.is_usable();
+                let serving = state.http2.iter().filter(serves).count();
                 let more = self.share.http2.saturating_sub(serving);
                 more.min(self.share.http2_open.saturating_sub(state.http2.len()))
             }
@@ -421,7 +418,7 @@ impl State {
         let connection = &mut self.http2[index];
         connection.idle_since = Instant::now();
         // The last that it carried.
-        if !connection.is_in_use() && !connection.takes_requests() {
+        if !connection.is_in_use() && !connection.connection.takes_requests() {
             self.http2.swap_remove(index);
         }
     }
