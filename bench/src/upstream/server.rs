@@ -47,14 +47,7 @@ pub(super) struct Shared {
 impl Server {
     /// Starts it on ports of its own. The certificate that its own is verified against goes to a file.
     pub(super) fn start(authority: &Path) -> Result<Self> {
-        let question = Question::new(1024, false);
-        let shared = Rc::new(Shared {
-            shape: RefCell::new(Shape { tail: question.tail, stream: None }),
-            counts: Counts::default(),
-            answer: payload::answer(),
-            events: Events::new(),
-            generation: watch::Sender::new(0),
-        });
+        let shared = Rc::new(Shared::new(Question::new(1024, false).tail));
         let [tls, tls1] = tls::acceptors(authority)?;
         let (plain_listener, tls_listener, tls1_listener) = (listen()?, listen()?, listen()?);
         let metadata_listener = listen()?;
@@ -90,6 +83,16 @@ impl Server {
 }
 
 impl Shared {
+    pub(super) fn new(tail: Bytes) -> Self {
+        Self {
+            shape: RefCell::new(Shape { tail, stream: None }),
+            counts: Counts::default(),
+            answer: payload::answer(),
+            events: Events::new(),
+            generation: watch::Sender::new(0),
+        }
+    }
+
     /// What the next requests get.
     pub(super) fn expect(&self, tail: Bytes, stream: Option<StreamShape>) {
         *self.shape.borrow_mut() = Shape { tail, stream };
@@ -179,5 +182,15 @@ where
 
 /// Whether path and bearer are those that Vertex AI would want.
 pub(super) fn is_authorized(path: &[u8], authorization: Option<&[u8]>) -> bool {
-    (path == UPSTREAM_PATH.as_bytes() || path == b"/v1/chat/completions") && authorization == Some(BEARER.as_bytes())
+    is_path(path) && authorization.is_some_and(is_bearer)
+}
+
+/// Whether a path is one that Vertex AI has, or the clients' own.
+pub(super) fn is_path(path: &[u8]) -> bool {
+    path == UPSTREAM_PATH.as_bytes() || path == b"/v1/chat/completions"
+}
+
+/// Whether this is the bearer that every contestant has to attach.
+pub(super) fn is_bearer(authorization: &[u8]) -> bool {
+    authorization == BEARER.as_bytes()
 }
