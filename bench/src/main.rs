@@ -3,6 +3,7 @@
 mod callgrind;
 mod contestant;
 mod figure;
+mod head;
 mod lab;
 mod load;
 mod machine;

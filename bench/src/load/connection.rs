@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const READ_BYTES: usize = 4 * 1024;
+pub(super) const READ_BYTES: usize = 4 * 1024;
 
 pub(super) struct Connection {
     stream: TcpStream,
@@ -26,10 +26,10 @@ pub(super) enum Framing {
 impl Input {
     /// Takes the head of an answer off the front; `None` while it is not whole.
     pub(super) fn take_head(&mut self) -> Result<Option<Framing>, String> {
-        let Some(end) = memchr::memmem::find(&self.0, b"\r\n\r\n") else { return Ok(None) };
+        let Some(end) = crate::head::length(&self.0) else { return Ok(None) };
         let mut fields = [httparse::EMPTY_HEADER; 64];
         let mut response = httparse::Response::new(&mut fields);
-        let head = &self.0[..end + 4];
+        let head = &self.0[..end];
         response.parse(head).map_err(|error| format!("a head that cannot be read: {error}"))?;
         if response.code != Some(200) {
             return Err(format!("not 200 but {}", String::from_utf8_lossy(&self.0)));
@@ -44,7 +44,7 @@ impl Input {
             }
         }
         let framing = framing.ok_or("an answer without an end")?;
-        self.0.advance(end + 4);
+        self.0.advance(end);
         Ok(Some(framing))
     }
 

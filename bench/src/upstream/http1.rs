@@ -106,8 +106,7 @@ struct Head {
 impl Head {
     /// Takes a whole head off the front.
     fn take(input: &mut BytesMut) -> Option<Self> {
-        let end = memchr::memmem::find(input, b"\r\n\r\n")? + 4;
-        let bytes = input.split_to(end);
+        let bytes = input.split_to(crate::head::length(input)?);
         let mut fields = [httparse::EMPTY_HEADER; 64];
         let mut request = httparse::Request::new(&mut fields);
         let is_http = matches!(request.parse(&bytes), Ok(httparse::Status::Complete(_)));
