@@ -3,16 +3,16 @@
 //! A latency counts from the moment at which the question should have left. A client that waits for a late answer before
 //! it asks again would hide exactly the latencies that matter (coordinated omission).
 
-use super::connection::{Connection, Framing, Input};
+use super::connection::{Connection, Framing, Input, READ_BYTES};
 use super::timer::{Timer, period};
 use super::{Turn, add, nanoseconds_since};
 use crate::machine::monotonic_nanoseconds;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 
 /// Connections, all open before the first question: to open more in a rush would make the rush worse. A question that
@@ -35,7 +35,7 @@ pub(crate) struct Open {
 
 /// One connection, whose question may be on its way.
 struct Client {
-    stream: TcpStream,
+    questions: OwnedWriteHalf,
     /// When its question should have left.
     due: Cell<Instant>,
 }
@@ -137,7 +137,7 @@ impl Client {
     fn ask(&self, turn: &Turn, due: Instant) -> Result<(), String> {
         self.due.set(due);
         // Nothing of an earlier question is in its way: it fits the socket's buffer.
-        match self.stream.try_write(&turn.question.request) {
+        match self.questions.try_write(&turn.question.request) {
             Ok(count) if count == turn.question.request.len() => Ok(()),
             other => Err(format!("a question did not leave at once: {other:?}")),
         }
@@ -174,26 +174,31 @@ impl Clients {
         let mut connection = Connection::open(self.turn.target).await?;
         connection.ask(&self.turn.question.request, &self.turn.answer).await?;
         let (stream, input) = connection.into_parts();
-        let client = Rc::new(Client { stream, due: Cell::new(Instant::now()) });
+        let (answers, questions) = stream.into_split();
+        let client = Rc::new(Client { questions, due: Cell::new(Instant::now()) });
         self.idle.borrow_mut().push(client.clone());
         let clients = self.clone();
         readers.spawn_local(async move {
-            if let Err(fault) = clients.read_answers(&client, input).await {
+            if let Err(fault) = clients.read_answers(&client, answers, input).await {
                 clients.turn.notes.fail(fault);
             }
         });
         Ok(())
     }
 
-    async fn read_answers(&self, client: &Rc<Client>, mut input: Input) -> Result<(), String> {
+    async fn read_answers(
+        &self,
+        client: &Rc<Client>,
+        mut answers: OwnedReadHalf,
+        mut input: Input,
+    ) -> Result<(), String> {
         let mut length = None;
         loop {
-            client.stream.readable().await.map_err(|error| error.to_string())?;
-            input.0.reserve(4096);
-            match client.stream.try_read_buf(&mut input.0) {
+            input.0.reserve(READ_BYTES);
+            // A read that fills less than it may is not tried once more for nothing.
+            match answers.read_buf(&mut input.0).await {
                 Ok(0) => return Err("the connection ended".into()),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(format!("cannot read: {error}")),
             }
             if length.is_none() {
