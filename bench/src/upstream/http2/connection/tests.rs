@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::payload::{BEARER, Question, UPSTREAM_PATH};
+use crate::upstream::http2::frame::MAX_WINDOW;
 use std::time::Duration;
 
 const SHAPE: StreamShape = StreamShape { events: 3, interval: Duration::from_millis(1) };
