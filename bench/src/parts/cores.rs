@@ -46,6 +46,7 @@ pub(crate) async fn run(lab: &Lab) -> Result<Vec<Figure>> {
         let mut factor = Figure::new(format!("{name}.two_to_one"), "times").goal(Goal::AtLeast(1.8));
         let mut of_processes = Figure::new(format!("{name}.two_processes_to_one"), "times");
         let mut rates = ["one", "two"].map(|cores| Figure::new(format!("{name}.{cores}"), "requests/s"));
+        let mut sharing = Figure::new(format!("{name}.cpu_of_sharing"), "times");
         let mut all = Vec::new();
         for cpus in [&cpus[..1], &cpus[..2]] {
             all.push(vec![lab.stable.start(Contestant::Gateway, &lab.upstream, wire, cpus).await?]);
@@ -56,33 +57,36 @@ pub(crate) async fn run(lab: &Lab) -> Result<Vec<Figure>> {
         }
         all.push(processes);
         for round in 0..lab.effort.rounds {
-            let mut rate = [0.0; 3];
+            let (mut rate, mut cpu) = ([0.0; 3], [0.0; 3]);
             for at in in_turn(&[0, 1, 2], round).copied() {
-                rate[at] = turn(lab, &all[at], if at == 0 { 1 } else { 2 }).await?;
+                (rate[at], cpu[at]) = turn(lab, &all[at], if at == 0 { 1 } else { 2 }).await?;
             }
             factor.note(Contestant::Gateway, rate[1] / rate[0]);
             of_processes.note(Contestant::Gateway, rate[2] / rate[0]);
+            sharing.note(Contestant::Gateway, cpu[1] / cpu[2]);
             for (figure, rate) in rates.iter_mut().zip(rate) {
                 figure.note(Contestant::Gateway, rate);
             }
         }
-        figures.extend([factor, of_processes].into_iter().chain(rates));
+        figures.extend([factor, of_processes, sharing].into_iter().chain(rates));
     }
     Ok(figures)
 }
 
-/// Requests in a second of the time for which this had the cores, be it one process or two.
-async fn turn(lab: &Lab, running: &[Running], cores: usize) -> Result<f64> {
+/// Requests in a second of the time for which this had the cores, be it one process or two; and the CPU time for each, in
+/// seconds.
+async fn turn(lab: &Lab, running: &[Running], cores: usize) -> Result<(f64, f64)> {
     let question = Question::new(1024, false);
     lab.upstream.expect(&question, None)?;
     let targets: Vec<_> = running.iter().map(|running| running.address).collect();
     let turn = Turn::new(targets[0], question);
     let clients = lab.effort.streams * cores;
     let mut batch = Batch::open(&targets, clients).await?;
-    let processes = running.iter().filter_map(|running| running.process.as_ref());
-    let threads = processes.map(|process| process.threads()).collect::<Result<Vec<_>>>()?;
+    let processes: Vec<_> = running.iter().filter_map(|running| running.process.as_ref()).collect();
+    let threads = processes.iter().map(|process| process.threads()).collect::<Result<Vec<_>>>()?;
+    let cpu_time = || processes.iter().map(|process| process.cpu_time()).sum::<Duration>();
     let wanted = (lab.effort.turn.as_secs_f64() / BATCH.as_secs_f64()).ceil() as usize;
-    let (mut taken, mut without) = (Vec::new(), 0);
+    let (mut taken, mut cpu, mut without) = (Vec::new(), Vec::new(), 0);
     // The least that each half has taken.
     let mut least = [None; 2];
     for number in 0.. {
@@ -91,7 +95,7 @@ async fn turn(lab: &Lab, running: &[Running], cores: usize) -> Result<f64> {
             // change that than a batch takes.
             threads.spread(&lab.all_cpus())?;
         }
-        let before = lab.upstream.counts()?.requests.get();
+        let (before, cpu_before) = (lab.upstream.counts()?.requests.get(), cpu_time());
         pause(&threads)?;
         batch.ask(&turn).await?;
         let first = let_run(&threads, &mut least[0])?;
@@ -115,6 +119,7 @@ async fn turn(lab: &Lab, running: &[Running], cores: usize) -> Result<f64> {
             _ if number < WARM_UP => {}
             (Some(first), Some(second)) if is_whole => {
                 taken.push((first + second).as_secs_f64());
+                cpu.push((cpu_time() - cpu_before).as_secs_f64() / clients as f64);
             }
             // Upstream cannot have all at once as long as buffers have not grown.
             _ => without += 1,
@@ -126,7 +131,7 @@ async fn turn(lab: &Lab, running: &[Running], cores: usize) -> Result<f64> {
             break;
         }
     }
-    Ok(clients as f64 / median(&taken).unwrap_or(f64::INFINITY))
+    Ok((clients as f64 / median(&taken).unwrap_or(f64::INFINITY), median(&cpu).unwrap_or(f64::INFINITY)))
 }
 
 fn pause(threads: &[Threads]) -> Result<()> {
