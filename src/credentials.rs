@@ -17,7 +17,7 @@ use std::fmt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
@@ -145,7 +145,8 @@ pub struct Credentials {
 /// cache line from each other with every request.
 #[derive(Debug)]
 struct BearerCopy {
-    of: Bearer,
+    /// What it is a copy of, which is not held by it.
+    of: Weak<Proof>,
     bearer: Bearer,
     /// When the library was asked.
     asked: Instant,
@@ -287,7 +288,7 @@ impl Credentials {
     /// The bearer that the library gave just before.
     fn bearer_in_hand(&self, now: Instant) -> Option<Bearer> {
         let current = self.shared.number.load(Ordering::Acquire);
-        let is_good = |copy: &&BearerCopy| copy.of.generation == current && is_fresh(copy.asked, now);
+        let is_good = |copy: &&BearerCopy| copy.bearer.generation == current && is_fresh(copy.asked, now);
         if let Some(copy) = self.copy().as_ref().filter(is_good) {
             return Some(copy.bearer.clone());
         }
@@ -298,11 +299,12 @@ impl Credentials {
     /// This thread's copy of what the library gave, when it was asked then.
     fn copy_of(&self, given: Bearer, asked: Instant) -> Bearer {
         let mut copy = self.copy();
-        let bearer = match copy.take().filter(|copy| Arc::ptr_eq(&copy.of.proof, &given.proof)) {
+        let of = Arc::downgrade(&given.proof);
+        let bearer = match copy.take().filter(|copy| copy.of.ptr_eq(&of)) {
             Some(copy) => copy.bearer,
             None => given.copy(),
         };
-        *copy = Some(BearerCopy { of: given, bearer: bearer.clone(), asked });
+        *copy = Some(BearerCopy { of, bearer: bearer.clone(), asked });
         bearer
     }
 

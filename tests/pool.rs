@@ -280,7 +280,7 @@ fn connections_that_refuse_count_as_long_as_they_carry_streams() {
             client.expect_body(FIRST);
             streams.push((client, answer));
         } else {
-            assert_eq!(answer.status, 502, "{}", show(&answer.body));
+            assert_eq!(answer.status, 503, "{}", show(&answer.body));
             refused += 1;
         }
     }

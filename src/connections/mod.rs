@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-/// Descriptors that clients never get: for lanes, connections to Vertex AI (128 carry 12,800 streams), to metadata
+/// Descriptors that clients never get: for lanes, connections to Vertex AI (128 carry 12,800 streams, and as many more may be leaving), to metadata
 /// and token servers, ports, files, the log.
 const RESERVED_DESCRIPTORS: usize = 768;
 /// A connection that streams holds less memory than this, buffers of the kernel included, in bytes.

@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// More ids are counted together.
+/// More ids on one thread are counted together.
 pub(super) const MAX_IDS: usize = 1024;
 /// The name of those.
 const OTHERS: &str = "(others)";
@@ -40,12 +40,9 @@ pub(super) struct Chats {
 }
 
 impl ByKey {
-    pub(super) fn new(aliases: usize) -> Self {
-        Self {
-            aliases,
-            slots: (0..MAX_IDS).map(|_| OnceLock::new()).collect(),
-            others: OfKey::new(OTHERS.into(), aliases),
-        }
+    /// For so many ids.
+    pub(super) fn new(aliases: usize, ids: usize) -> Self {
+        Self { aliases, slots: (0..ids).map(|_| OnceLock::new()).collect(), others: OfKey::new(OTHERS.into(), aliases) }
     }
 
     /// The counters of an id and of an alias, which is a number; one beyond the last stands for an unknown alias.
@@ -61,7 +58,7 @@ impl ByKey {
         }
         let mut hasher = DefaultHasher::new();
         id.hash(&mut hasher);
-        let start = usize::try_from(hasher.finish() % MAX_IDS as u64).unwrap_or(0);
+        let start = usize::try_from(hasher.finish() % self.slots.len().max(1) as u64).unwrap_or(0);
         let (before, from) = self.slots.split_at(start);
         let slots = from.iter().chain(before);
         slots
@@ -118,7 +115,7 @@ mod tests {
 
     #[test]
     fn each_id_has_its_own_counters_until_there_are_too_many() {
-        let by_key = ByKey::new(2);
+        let by_key = ByKey::new(2, MAX_IDS);
         let ids: Vec<Arc<str>> = (0..MAX_IDS + 5).map(|number| format!("key-{number:05}").into()).collect();
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -143,7 +140,7 @@ mod tests {
 
     #[test]
     fn threads_are_added_up_by_id_and_alias() {
-        let threads = [0, 1].map(|_| ByKey::new(1));
+        let threads = [0, 1].map(|_| ByKey::new(1, 3));
         let count = |thread: usize, id: &str, alias| {
             threads[thread].chats(&id.into(), alias).unwrap().ended[2][0].fetch_add(1, Ordering::Relaxed);
         };
@@ -151,9 +148,15 @@ mod tests {
         count(1, "both", 0);
         count(1, "second", 1);
         count(1, OTHERS, 0);
-        let sum = ByKey::new(1);
+        for number in 0..2 {
+            count(number, &format!("full-{number}"), 0);
+            count(number, &format!("full-{number}-too"), 0);
+        }
+        let sum = ByKey::new(1, 6);
         threads.iter().for_each(|thread| sum.absorb(thread));
         let counted = sum.iter().map(|(id, alias, chats)| (id, alias, chats.ended[2][0].load(Ordering::Relaxed)));
-        assert_eq!(counted.collect::<Vec<_>>(), [("both", 0, 2), ("second", 1, 1), (OTHERS, 0, 1)]);
+        // One was too many for the second thread.
+        let own = [("both", 0, 2), ("full-0", 0, 1), ("full-0-too", 0, 1), ("full-1", 0, 1), ("second", 1, 1)];
+        assert_eq!(counted.collect::<Vec<_>>(), [&own[..], &[(OTHERS, 0, 2)]].concat());
     }
 }

@@ -106,8 +106,8 @@ impl OfAlias {
 }
 
 impl Counters {
-    /// Counters at zero.
-    pub(super) fn new(models: &Models) -> Self {
+    /// Counters at zero, for so many ids of keys.
+    pub(super) fn new(models: &Models, ids: usize) -> Self {
         let by_alias: Box<[OfAlias]> = models
             .iter()
             .map(|model| OfAlias {
@@ -123,7 +123,7 @@ impl Counters {
             connections: AtomicU64::new(0),
             running: AtomicU64::new(0),
             requests: Default::default(),
-            by_key: ByKey::new(by_alias.len()),
+            by_key: ByKey::new(by_alias.len(), ids),
             by_alias,
         }
     }

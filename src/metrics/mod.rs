@@ -20,6 +20,7 @@ use crate::access_log::{Outcome, Record};
 use crate::error::ApiError;
 use crate::http1::{Answer, Exchange, Failure, Method};
 use crate::models::Models;
+use by_key::MAX_IDS;
 use counters::Counters;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -40,14 +41,14 @@ impl Metrics {
     /// Counters at zero, of the first thread.
     #[must_use]
     pub fn new(models: &Models) -> Self {
-        let own = Arc::new(Counters::new(models));
+        let own = Arc::new(Counters::new(models, MAX_IDS));
         Self { started: SystemTime::now(), all: Arc::new(Mutex::new(vec![own.clone()])), own }
     }
 
     /// Those of a further thread.
     #[must_use]
     pub fn of_another_thread(&self, models: &Models) -> Self {
-        let own = Arc::new(Counters::new(models));
+        let own = Arc::new(Counters::new(models, MAX_IDS));
         self.all.lock().unwrap_or_else(PoisonError::into_inner).push(own.clone());
         Self { started: self.started, own, all: self.all.clone() }
     }
@@ -71,8 +72,11 @@ impl Metrics {
     /// Everything that all threads have counted, in Prometheus' text format.
     #[must_use]
     pub fn render(&self, models: &Models, state: State) -> Vec<u8> {
-        let sum = Counters::new(models);
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|thread| sum.absorb(thread));
+        let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        // With room for whatever each of them knows, so that no id is ever counted elsewhere than before.
+        let sum = Counters::new(models, MAX_IDS * all.len());
+        all.iter().for_each(|thread| sum.absorb(thread));
+        drop(all);
         sum.render(self.started, models, state)
     }
 }

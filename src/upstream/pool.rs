@@ -24,12 +24,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Streams on one connection, unless upstream allows fewer. Google documents this number.
 const MAX_STREAMS: usize = 100;
-/// HTTP/2 connections of all threads to one host that take requests: 12,800 streams.
+/// HTTP/2 connections of all threads to one host, dialled as long as no more take requests: 12,800 streams.
 const MAX_HTTP2_CONNECTIONS: usize = 128;
-/// The same with those that take none any more and still carry some, of which upstream can make as many as there are
-/// requests. All that are open have descriptors.
-const MAX_OPEN_HTTP2_CONNECTIONS: usize = 2 * MAX_HTTP2_CONNECTIONS;
-/// A connection that has refused a request is given no other one for so long, as long as there are others.
+/// As many more may be open that take none, since they have said goodbye or rest, but at least so many of each thread:
+/// upstream can make as many of these as there are requests.
+const MIN_RESERVE: usize = 8;
+/// A connection that has refused a request is given no other one for so long, unless no further one can be opened.
 const REFUSAL_REST: Duration = Duration::from_secs(30);
 /// HTTP/1.1 connections of all threads to one host, each good for one request: as many streams as over HTTP/2.
 const MAX_HTTP1_CONNECTIONS: usize = 12_800;
@@ -75,10 +75,11 @@ struct Share {
 impl Share {
     fn of_one_in(threads: usize) -> Self {
         let share = |most: usize| most.div_ceil(threads.max(1));
+        let http2 = share(MAX_HTTP2_CONNECTIONS);
         Self {
             http1: share(MAX_HTTP1_CONNECTIONS),
-            http2: share(MAX_HTTP2_CONNECTIONS),
-            http2_open: share(MAX_OPEN_HTTP2_CONNECTIONS),
+            http2,
+            http2_open: http2 + http2.max(MIN_RESERVE),
             kept_idle: share(MAX_KEPT_IDLE),
         }
     }
@@ -104,6 +105,8 @@ struct Http2Connection {
     idle_since: Instant,
     /// It has refused a request a moment ago.
     rests_until: Option<Instant>,
+    /// As many streams as it carried when it refused one more; until it carries none.
+    limit: usize,
 }
 
 impl Http2Connection {
@@ -115,7 +118,9 @@ impl Http2Connection {
         self.rests_until.is_some_and(|until| Instant::now() < until)
     }
 
-    fn rest(&mut self) {
+    /// One of the streams that are taken was refused.
+    fn note_refusal(&mut self) {
+        self.limit = self.limit.min(self.connection.taken().saturating_sub(1));
         self.rests_until = Some(Instant::now() + REFUSAL_REST);
     }
 
@@ -126,7 +131,8 @@ impl Http2Connection {
 
     /// How many requests it may be given, as far as can be told without its lock.
     fn room(&self) -> usize {
-        if self.rests() { 0 } else { self.connection.room(MAX_STREAMS) }
+        let limit = if self.is_in_use() { self.limit } else { MAX_STREAMS };
+        if self.rests() { 0 } else { self.connection.room(limit) }
     }
 }
 
@@ -256,6 +262,9 @@ impl Pool {
         let mut state = self.state();
         state.dialling -= 1;
         if let Err(error) = dialled {
+            if state.end_rests() {
+                self.serve_waiting(&mut state);
+            }
             self.turn_away(&mut state, &error);
         }
         self.dial_for_waiting(&mut state);
@@ -346,7 +355,8 @@ impl State {
                 self.speaks_http2 = Some(true);
                 self.next_id += 1;
                 let (id, idle_since) = (self.next_id, Instant::now());
-                self.http2.push(Http2Connection { id, connection, idle_since, rests_until: None });
+                let (rests_until, limit) = (None, MAX_STREAMS);
+                self.http2.push(Http2Connection { id, connection, idle_since, rests_until, limit });
             }
         }
     }
@@ -360,7 +370,8 @@ impl State {
                 return Some(Lease::Http2(StreamLease { pool: Some(pool.clone()), id: chosen.id, connection }));
             }
             if chosen.is_in_use() {
-                chosen.rest();
+                // It is about to end.
+                chosen.note_refusal();
             } else {
                 self.http2.swap_remove(fullest);
             }
@@ -417,8 +428,11 @@ impl State {
         let Some(index) = self.http2.iter().position(|connection| connection.id == lease.id) else { return };
         let connection = &mut self.http2[index];
         connection.idle_since = Instant::now();
-        // The last that it carried.
-        if !connection.is_in_use() && !connection.connection.takes_requests() {
+        if connection.is_in_use() {
+            return;
+        }
+        connection.limit = MAX_STREAMS;
+        if !connection.connection.takes_requests() {
             self.http2.swap_remove(index);
         }
     }
@@ -458,7 +472,7 @@ impl StreamLease {
     pub(super) fn let_rest(&self) {
         let Some(pool) = &self.pool else { return };
         if let Some(connection) = pool.state().http2.iter_mut().find(|connection| connection.id == self.id) {
-            connection.rest();
+            connection.note_refusal();
         }
     }
 }
@@ -721,7 +735,7 @@ mod tests {
     fn threads_share_what_one_alone_could_have() {
         assert_eq!(Share::of_one_in(1), Share { http1: 12_800, http2: 128, http2_open: 256, kept_idle: 8 });
         assert_eq!(Share::of_one_in(2), Share { http1: 6400, http2: 64, http2_open: 128, kept_idle: 4 });
-        assert_eq!(Share::of_one_in(200), Share { http1: 64, http2: 1, http2_open: 2, kept_idle: 1 });
+        assert_eq!(Share::of_one_in(200), Share { http1: 64, http2: 1, http2_open: 9, kept_idle: 1 });
     }
 
     #[tokio::test]
@@ -747,6 +761,29 @@ mod tests {
         }
         state.close_idle(KEPT);
         assert_eq!((state.http1_idle.len(), state.http1_open), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_has_refused_gets_no_more_than_it_carried_until_it_carries_nothing() {
+        let pool = Pool::new("127.0.0.1", 1, None, 1);
+        pool.state().add(Opened::Http2(http2_connection(100).await));
+        let take = || match pool.state().take_place(&pool) {
+            Some(Lease::Http2(lease)) => Some(lease),
+            _ => None,
+        };
+        let room = || pool.state().http2[0].room();
+        let carried = [take().unwrap(), take().unwrap()];
+        let refused = take().unwrap();
+        refused.let_rest();
+        drop(refused);
+        assert_eq!(room(), 0, "it rests");
+        assert!(pool.state().end_rests());
+        assert_eq!(room(), 0, "it carries as many as it took");
+        let [first, second] = carried;
+        drop(first);
+        assert_eq!(room(), 1);
+        drop(second);
+        assert_eq!(room(), MAX_STREAMS);
     }
 
     #[tokio::test]
