@@ -131,8 +131,7 @@ impl Http2Connection {
 
     /// How many requests it may be given, as far as can be told without its lock.
     fn room(&self) -> usize {
-        let limit = if self.is_in_use() { self.limit } else { MAX_STREAMS };
-        if self.rests() { 0 } else { self.connection.room(limit) }
+        if self.rests() { 0 } else { self.connection.room(self.limit) }
     }
 }
 
