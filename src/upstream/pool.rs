@@ -765,7 +765,8 @@ mod tests {
     #[tokio::test]
     async fn who_has_refused_gets_no_more_than_it_carried_until_it_carries_nothing() {
         let pool = Pool::new("127.0.0.1", 1, None, 1);
-        pool.state().add(Opened::Http2(http2_connection(100).await));
+        let connection = http2_connection(100).await;
+        pool.state().add(Opened::Http2(connection));
         let take = || match pool.state().take_place(&pool) {
             Some(Lease::Http2(lease)) => Some(lease),
             _ => None,
