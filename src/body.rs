@@ -18,7 +18,7 @@ pub struct Parsed<'a> {
     /// Where the JSON string of the model stands, quotes included.
     pub model_span: Range<usize>,
     /// The messages, as they stand in the body.
-    pub messages: Option<&'a str>,
+    pub messages: Option<&'a [u8]>,
     /// Whether a stream is asked for.
     pub stream: bool,
 }
@@ -28,28 +28,85 @@ pub struct Parsed<'a> {
 /// # Errors
 /// 400 when it is not one JSON object, or when `model` is missing, given twice or not a string.
 pub fn parse<'a>(body: &'a [u8], aliases: &str) -> Result<Parsed<'a>, ApiError> {
-    // serde_json does not look at the encoding of strings that it skips.
-    let text = std::str::from_utf8(body)
-        .map_err(|error| ApiError::InvalidJson(format!("invalid UTF-8 at byte {}", error.valid_up_to())))?;
-    let mut fields = Fields::default();
-    json::fields(text, |name, value| fields.take(name, value)).ok_or_else(|| what_is_wrong(text))?;
-    if fields.model_is_repeated {
-        return Err(ApiError::DuplicateModel);
+    Inspection::default().finish(body, aliases)
+}
+
+/// Judges a body as it comes: large ones while what came last is still at hand, where to read all of it once more at the
+/// end would be to fetch it from memory again.
+#[derive(Debug)]
+pub struct Inspection {
+    /// So many bytes are UTF-8.
+    utf8_bytes: usize,
+    object: json::Scan,
+    fields: Fields,
+    /// The last look found nothing new: something is wrong, or so long that it would be read again each time.
+    waits_for_the_end: bool,
+}
+
+impl Default for Inspection {
+    fn default() -> Self {
+        let object = json::Scan::of_object();
+        Self { utf8_bytes: 0, object, fields: Fields::default(), waits_for_the_end: false }
     }
-    let raw = fields.model.ok_or_else(|| ApiError::MissingModel(aliases.to_owned()))?;
-    if !raw.starts_with('"') {
-        return Err(ApiError::InvalidModel);
+}
+
+impl Inspection {
+    /// Looks at what has come so far, which is all of the body from its first byte on.
+    pub fn look_ahead(&mut self, so_far: &[u8]) {
+        if self.waits_for_the_end {
+            return;
+        }
+        let before = self.object.position();
+        // What is wrong, and what is only incomplete, shows at the end.
+        let _ = self.read_utf8(so_far);
+        let _ = self.read_object(so_far);
+        self.waits_for_the_end = self.object.position() == before;
     }
-    // A lone surrogate is allowed by the grammar, but names no alias.
-    let model = json::text(raw).ok_or_else(|| ApiError::ModelNotFound { aliases: aliases.to_owned(), status: 400 })?;
-    let start = raw.as_ptr() as usize - text.as_ptr() as usize;
-    Ok(Parsed { model, model_span: start..start + raw.len(), messages: fields.messages, stream: fields.stream })
+
+    /// Says what it found, now that all of the body has come.
+    ///
+    /// # Errors
+    /// As [`parse`].
+    pub fn finish<'a>(mut self, body: &'a [u8], aliases: &str) -> Result<Parsed<'a>, ApiError> {
+        self.read_utf8(body).map_err(|place| ApiError::InvalidJson(format!("invalid UTF-8 at byte {place}")))?;
+        self.read_object(body).ok_or_else(|| what_is_wrong(body))?;
+        if self.fields.model_is_repeated {
+            return Err(ApiError::DuplicateModel);
+        }
+        let model_span = self.fields.model.ok_or_else(|| ApiError::MissingModel(aliases.to_owned()))?;
+        let raw = std::str::from_utf8(body.get(model_span.clone()).unwrap_or_default()).unwrap_or_default();
+        if !raw.starts_with('"') {
+            return Err(ApiError::InvalidModel);
+        }
+        // A lone surrogate is allowed by the grammar, but names no alias.
+        let model =
+            json::text(raw).ok_or_else(|| ApiError::ModelNotFound { aliases: aliases.to_owned(), status: 400 })?;
+        let messages = self.fields.messages.and_then(|span| body.get(span));
+        Ok(Parsed { model, model_span, messages, stream: self.fields.stream })
+    }
+
+    /// The error is the first place that is no UTF-8, or that begins a character whose end has not come.
+    fn read_utf8(&mut self, text: &[u8]) -> Result<(), usize> {
+        let new = text.get(self.utf8_bytes..).unwrap_or_default();
+        // serde_json does not look at the encoding of strings that it skips, and neither does our scanner.
+        let (valid, result) = match simdutf8::compat::from_utf8(new) {
+            Ok(_) => (new.len(), Ok(())),
+            Err(error) => (error.valid_up_to(), Err(self.utf8_bytes + error.valid_up_to())),
+        };
+        self.utf8_bytes += valid;
+        result
+    }
+
+    fn read_object(&mut self, text: &[u8]) -> Option<()> {
+        let Self { object, fields, .. } = self;
+        object.read(text, |name, value| fields.take(text, name, value))
+    }
 }
 
 /// The kind of mistake and its place, without the message of serde, which could quote the body.
-fn what_is_wrong(text: &str) -> ApiError {
+fn what_is_wrong(text: &[u8]) -> ApiError {
     use serde_json::error::Category;
-    let Err(error) = serde_json::from_str::<json::Fields<'_>>(text) else {
+    let Err(error) = serde_json::from_slice::<json::AnyObject>(text) else {
         return ApiError::InvalidJson("a syntax error".to_owned());
     };
     let kind = match error.classify() {
@@ -97,22 +154,24 @@ pub fn splice(body: &Bytes, mut edits: Vec<Edit>) -> Vec<Bytes> {
     pieces
 }
 
-#[derive(Default)]
-struct Fields<'a> {
-    model: Option<&'a str>,
+/// Where the values of fields stand that matter.
+#[derive(Debug, Default)]
+struct Fields {
+    model: Option<Range<usize>>,
     model_is_repeated: bool,
-    messages: Option<&'a str>,
+    messages: Option<Range<usize>>,
     stream: bool,
 }
 
-impl<'a> Fields<'a> {
-    fn take(&mut self, name: &str, value: &'a str) {
+impl Fields {
+    fn take(&mut self, text: &[u8], name: Range<usize>, value: Range<usize>) {
+        let name = text.get(name).unwrap_or_default();
         if json::is_name(name, "model") {
             self.model_is_repeated |= self.model.replace(value).is_some();
         } else if json::is_name(name, "messages") {
             self.messages = Some(value);
         } else if json::is_name(name, "stream") {
-            self.stream = value == "true";
+            self.stream = text.get(value) == Some(b"true");
         }
     }
 }
@@ -236,6 +295,57 @@ mod tests {
         }
     }
 
+    /// However it comes.
+    fn in_parts(body: &[u8], ends: impl IntoIterator<Item = usize>) -> Result<String, String> {
+        let mut inspection = Inspection::default();
+        ends.into_iter().for_each(|end| inspection.look_ahead(&body[..end]));
+        inspection.finish(body, "flash").map(|parsed| format!("{parsed:?}")).map_err(|error| format!("{error:?}"))
+    }
+
+    #[test]
+    fn what_comes_in_parts_is_judged_as_if_it_came_at_once() {
+        let long = "\\u00e9\u{e9}\\\\ \\n-".repeat(20);
+        let good = format!(
+            r#" {{"x":[-10.5e+3, true,"{long}",{{"y":[],"z":{{}}}}] ,"messages":[{{"content":"{long}"}}],"mod\u0065l" : "fl\u0061sh","stream":true}} "#
+        );
+        let bad = [
+            good.clone().into_bytes(),
+            good.replace("10.5", "1O.5").into_bytes(),
+            good.replace("-10", "-010").into_bytes(),
+            good.replacen("\\u00e9", "\\u00g9", 9).into_bytes(),
+            good.replace(",\"stream\"", ",\"model\":1,\"stream\"").into_bytes(),
+            format!("{good}}}").into_bytes(),
+            good.bytes().map(|byte| if byte == 0xa9 { b'x' } else { byte }).collect(),
+        ];
+        for body in &bad {
+            let whole = in_parts(body, []);
+            assert_eq!(whole.is_ok(), *body == bad[0]);
+            for end in 0..=body.len() {
+                assert_eq!(in_parts(body, [end]), whole, "{end}");
+                assert_eq!(in_parts(body, [end / 2, end]), whole, "{end}");
+            }
+            assert_eq!(in_parts(body, 0..=body.len()), whole);
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_again_and_again() {
+        for endless in [" ", "0"] {
+            let body = format!("{{\"y\":1,\"x\": {}", endless.repeat(1000));
+            let mut inspection = Inspection::default();
+            for (end, waits) in [(8, false), (100, endless == " "), (500, true), (1000, true)] {
+                inspection.look_ahead(&body.as_bytes()[..end]);
+                assert_eq!(inspection.waits_for_the_end, waits, "{end}");
+            }
+        }
+        let body = format!("{{\"x\":\"{}", "y".repeat(1000));
+        let mut inspection = Inspection::default();
+        for end in [400, 600, 1000] {
+            inspection.look_ahead(&body.as_bytes()[..end]);
+            assert!(!inspection.waits_for_the_end && inspection.object.position() > end - 128, "{end}");
+        }
+    }
+
     #[test]
     fn depth_is_no_limit() {
         let depth = 1_000_000;
@@ -306,8 +416,18 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let _ = parse(&bytes, "");
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..100), end in 0..100_usize) {
+            prop_assert_eq!(in_parts(&bytes, [end.min(bytes.len())]), in_parts(&bytes, []));
+        }
+
+        #[test]
+        fn parts_say_nothing_else_than_the_whole(
+            text in r#"\{?("(a|model|messages|é|\\n|\\)*" ?:([\[{]{0,3}("[a-z\\\t]{0,90}"|-?[0-9.e+]{1,5}|true|null|nul)[\]}]{0,3}),?){0,4}\}?[ }]?"#,
+            mut ends in proptest::collection::vec(0..400_usize, 0..8),
+        ) {
+            ends.iter_mut().for_each(|end| *end = (*end).min(text.len()));
+            ends.sort_unstable();
+            prop_assert_eq!(in_parts(text.as_bytes(), ends), in_parts(text.as_bytes(), []));
         }
     }
 }

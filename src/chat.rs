@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`: the steps of a request, in their order. The key has been found before.
 
 use crate::App;
-use crate::body::{self, Edit};
+use crate::body::{self, Edit, Inspection};
 use crate::error::ApiError;
 use crate::http1::{Exchange, Failure};
 use crate::keys::Key;
@@ -51,14 +51,15 @@ async fn ask(app: &App, exchange: &mut Exchange<'_>, key: &Key) -> Result<Asked,
         return Err(ApiError::ContentEncoding.into());
     }
     let mut own_time = exchange.record.own_time();
+    let mut inspection = Inspection::default();
     let body = {
         // Pinned here and below, since what is handed on is moved from hand to hand.
-        let body = pin!(exchange.read_body(app.max_body_bytes, &app.budget));
+        let body = pin!(exchange.read_body(app.max_body_bytes, &app.budget, |so_far| inspection.look_ahead(so_far)));
         own_time.leaving_out(body).await?
     };
 
     let offer = key.offer(&app.models);
-    let parsed = body::parse(&body, offer.names())?;
+    let parsed = inspection.finish(&body, offer.names())?;
     exchange.record.stream = Some(parsed.stream);
     let model = app
         .models

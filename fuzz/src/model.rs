@@ -1,5 +1,6 @@
 //! The model of a request is found and replaced, and nothing else, wherever serde_json says that there is one.
-use ai_proxy::body::{Edit, parse, splice};
+use super::cuts;
+use ai_proxy::body::{Edit, Inspection, parse, splice};
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ pub fn check(body: &[u8]) {
         (Ok(Value::Object(fields)), Ok(parsed)) => {
             assert_eq!(fields["model"], *parsed.model);
             assert_eq!(parsed.stream, fields.get("stream") == Some(&Value::Bool(true)));
-            let messages = parsed.messages.map(|raw| serde_json::from_str::<Value>(raw).expect("a part is JSON"));
+            let messages = parsed.messages.map(|raw| serde_json::from_slice::<Value>(raw).expect("a part is JSON"));
             assert_eq!(fields.get("messages"), messages.as_ref());
         }
         (Ok(Value::Object(fields)), Err("missing_model")) => assert!(!fields.contains_key("model")),
@@ -28,6 +29,16 @@ pub fn check(body: &[u8]) {
             assert!(limits.iter().any(|limit| told.contains(limit)), "only we take it: {told}");
         }
         (Err(_), Err(_)) => {}
+    }
+    for pieces in cuts(body) {
+        let mut inspection = Inspection::default();
+        let mut end = 0;
+        for piece in pieces {
+            end += piece.len();
+            inspection.look_ahead(&body[..end]);
+        }
+        let told = inspection.finish(body, "flash").map_err(|error| error.status_and_code().1);
+        assert_eq!(format!("{told:?}"), format!("{ours:?}"), "cuts change what is told");
     }
     let Ok(parsed) = ours else { return };
     let (span, id) = (parsed.model_span, Bytes::from(format!("\"{VERTEX_ID}\"")));

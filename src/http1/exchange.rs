@@ -33,6 +33,9 @@ const BODY_START_BYTES: usize = 16 * 1024;
 /// What is set aside for it at a time as it comes, in bytes.
 const BODY_STEP_BYTES: usize = 256 * 1024;
 
+/// What has come of a body is shown each time that it is so much more, in bytes: little enough to be at hand still.
+const SHOWN_BYTES: usize = 64 * 1024;
+
 /// Why an exchange ended before its regular end.
 #[derive(Debug)]
 pub enum Failure {
@@ -189,11 +192,23 @@ impl<'c> Exchange<'c> {
         self.connection.alarm = alarm;
     }
 
-    /// Reads the whole request body within the limits.
+    /// Reads the whole request body within the limits, and shows what has come of a large one so far, now and then.
     ///
     /// # Errors
     /// 400, 408, 413 or 503, or that the client hung up.
-    pub async fn read_body(&mut self, max_bytes: usize, budget: &Arc<BodyBudget>) -> Result<Bytes, Failure> {
+    pub async fn read_body(
+        &mut self,
+        max_bytes: usize,
+        budget: &Arc<BodyBudget>,
+        mut show: impl FnMut(&[u8]),
+    ) -> Result<Bytes, Failure> {
+        let mut shown = 0;
+        let mut show = |so_far: &[u8]| {
+            if so_far.len() - shown >= SHOWN_BYTES {
+                shown = so_far.len();
+                show(so_far);
+            }
+        };
         let body = match self.head.body {
             BodyLength::Counted(length) => {
                 let length = usize::try_from(length)
@@ -207,13 +222,13 @@ impl<'c> Exchange<'c> {
                 let start = length.min(self.connection.input.len().max(BODY_START_BYTES));
                 let mut reservation = budget.reserve(start).ok_or(ApiError::OutOfMemory)?;
                 self.go_on().await?;
-                let body = self.read_counted(length, start, |bytes| reservation.grow_to(bytes)).await?;
+                let body = self.read_counted(length, start, |bytes| reservation.grow_to(bytes), &mut show).await?;
                 reservation.hold(body)
             }
             BodyLength::Chunked => {
                 let mut reservation = budget.reserve(BODY_START_BYTES).ok_or(ApiError::OutOfMemory)?;
                 self.go_on().await?;
-                let body = self.read_chunked(max_bytes, |bytes| reservation.grow_to(bytes)).await?;
+                let body = self.read_chunked(max_bytes, |bytes| reservation.grow_to(bytes), &mut show).await?;
                 reservation.hold(body)
             }
         };
@@ -243,6 +258,7 @@ impl<'c> Exchange<'c> {
         length: usize,
         start: usize,
         mut grow_to: impl FnMut(usize) -> bool,
+        show: &mut impl FnMut(&[u8]),
     ) -> Result<BytesMut, Failure> {
         let input = &mut self.connection.input;
         if input.len() >= length {
@@ -262,6 +278,7 @@ impl<'c> Exchange<'c> {
                 }
             }
             self.connection.read_body(Some((&mut body, set_aside)), &mut patience).await?;
+            show(&body);
         }
         Ok(body)
     }
@@ -270,6 +287,7 @@ impl<'c> Exchange<'c> {
         &mut self,
         max_bytes: usize,
         mut grow_to: impl FnMut(usize) -> bool,
+        show: &mut impl FnMut(&[u8]),
     ) -> Result<BytesMut, Failure> {
         let mut decoder = Decoder::default();
         let mut body = BytesMut::with_capacity(BODY_START_BYTES);
@@ -288,6 +306,7 @@ impl<'c> Exchange<'c> {
             if !grow_to(body.capacity()) {
                 return Err(ApiError::OutOfMemory.into());
             }
+            show(&body);
             self.connection.read_body(None, &mut patience).await?;
         }
     }

@@ -2,9 +2,11 @@
 
 mod scan;
 mod specials;
+mod string;
 
-pub use scan::{fields, is_name, values};
+pub use scan::{Scan, elements, fields, is_name, values};
 pub use specials::Specials;
+pub use string::{LONG_STRING_BYTES, Reading, read as read_string};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -53,6 +55,31 @@ impl<'de> Deserialize<'de> for Fields<'de> {
             }
         }
         deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+/// Any object, of which nothing is kept: for what serde_json says of one that is wrong.
+#[derive(Debug)]
+pub struct AnyObject;
+
+impl<'de> Deserialize<'de> for AnyObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor;
+
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = AnyObject;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AnyObject, A::Error> {
+                // Raw, since any other reading of a name has limits that the grammar does not have.
+                while map.next_entry::<&RawValue, &RawValue>()?.is_some() {}
+                Ok(AnyObject)
+            }
+        }
+        deserializer.deserialize_map(ObjectVisitor)
     }
 }
 

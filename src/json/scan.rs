@@ -2,38 +2,25 @@
 //!
 //! RFC 8259 to the letter, as serde_json has it for what it passes over: a lone surrogate may stand, a control character
 //! may not, and depth is no limit. It does in a third of the instructions what serde_json does, and says nothing of what
-//! is wrong: whoever has to tell asks serde_json again.
+//! is wrong: whoever has to tell asks serde_json again. Whether bytes beyond ASCII are UTF-8 is for others to say.
 
 use super::specials::Specials;
+use super::string::{self, LONG_STRING_BYTES, Reading};
 use super::text;
+use std::num::NonZero;
+use std::ops::Range;
 
 /// Shows the fields of an object in their order, name and value as they were written; `None` where `object` is none, or
 /// not one alone. The fields before a mistake have been shown by then.
 pub fn fields<'a>(object: &'a str, mut show: impl FnMut(&'a str, &'a str)) -> Option<()> {
-    let text = object.as_bytes();
-    let mut scanner = Scanner { text, specials: Specials::of(text), at: 0 };
-    scanner.skip_blanks();
-    scanner.take(b'{')?;
-    scanner.skip_blanks();
-    if scanner.take(b'}').is_none() {
-        loop {
-            let begin = scanner.at;
-            scanner.string()?;
-            let name = object.get(begin..scanner.at)?;
-            scanner.colon()?;
-            let begin = scanner.at;
-            scanner.value()?;
-            show(name, object.get(begin..scanner.at)?);
-            scanner.skip_blanks();
-            if scanner.take(b'}').is_some() {
-                break;
-            }
-            scanner.take(b',')?;
-            scanner.skip_blanks();
-        }
-    }
-    scanner.skip_blanks();
-    (scanner.at == object.len()).then_some(())
+    let mut scan = Scan::of_object();
+    let at = |range: Range<usize>| object.get(range).unwrap_or_default();
+    scan.read(object.as_bytes(), |name, value| show(at(name), at(value)))
+}
+
+/// Shows the elements of an array in their order, by where they stand; `None` as for an object.
+pub fn elements(array: &[u8], mut show: impl FnMut(Range<usize>)) -> Option<()> {
+    Scan::of_array().read(array, |_, element| show(element))
 }
 
 /// The values of a few fields of an object, as they were written, the last one where a field stands twice; `None` where
@@ -42,7 +29,7 @@ pub fn fields<'a>(object: &'a str, mut show: impl FnMut(&'a str, &'a str)) -> Op
 pub fn values<'a, const N: usize>(object: &'a str, names: [&str; N]) -> Option<[Option<&'a str>; N]> {
     let mut values = [None; N];
     fields(object, |raw, value| {
-        let at = names.iter().position(|name| is_name(raw, name));
+        let at = names.iter().position(|name| is_name(raw.as_bytes(), name));
         if let Some(known) = at.and_then(|at| values.get_mut(at)) {
             *known = Some(value);
         }
@@ -52,28 +39,58 @@ pub fn values<'a, const N: usize>(object: &'a str, names: [&str; N]) -> Option<[
 
 /// Whether a field's name, as it was written, spells `name`, with or without escapes.
 #[must_use]
-pub fn is_name(raw: &str, name: &str) -> bool {
+pub fn is_name(raw: &[u8], name: &str) -> bool {
     let inside = raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default();
     // An escape is longer than what it stands for.
-    if inside.len() == name.len() { inside == name } else { inside.len() > name.len() && is_escaped_name(raw, name) }
+    if inside.len() == name.len() {
+        inside == name.as_bytes()
+    } else {
+        inside.len() > name.len() && is_escaped_name(raw, name)
+    }
 }
 
-fn is_escaped_name(raw: &str, name: &str) -> bool {
+fn is_escaped_name(raw: &[u8], name: &str) -> bool {
     // Nearly all names are told apart by their first byte, if that begins no escape.
-    let first = raw.as_bytes().get(1);
+    let first = raw.get(1);
     let may_be_it = first == Some(&b'\\') || first == name.as_bytes().first();
-    may_be_it && memchr::memchr(b'\\', raw.as_bytes()).is_some() && text(raw).is_some_and(|text| text == name)
+    let spelled = || std::str::from_utf8(raw).ok().and_then(text).is_some_and(|text| text == name);
+    may_be_it && memchr::memchr(b'\\', raw).is_some() && spelled()
 }
 
-struct Scanner<'a> {
-    text: &'a [u8],
-    specials: Specials<'a>,
+/// How far an object or an array has been read, which may come in parts.
+#[derive(Debug)]
+pub struct Scan {
+    /// Everything before this place has been read.
     at: usize,
+    /// A value has ended there; or else one begins.
+    is_behind_value: bool,
+    nesting: Nesting,
+    kind: Kind,
+    /// The name of the field on top that is being read.
+    name: Range<usize>,
+    /// Where the value on top begins that is being read; never at the text's begin.
+    value: Option<NonZero<usize>>,
+    open: OpenString,
+}
+
+/// A string whose end has not come.
+#[derive(Clone, Copy, Debug, Default)]
+struct OpenString {
+    begin: usize,
+    /// Up to here it is good.
+    read: usize,
+}
+
+/// What is read as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Object,
+    Array,
 }
 
 /// Which of the objects and arrays under way are objects: a bit for each, the innermost last. No allocation for less than
 /// 65 of them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Nesting {
     depth: usize,
     last: u64,
@@ -102,7 +119,146 @@ impl Nesting {
     }
 }
 
-impl Scanner<'_> {
+impl Scan {
+    /// Of an object, of which nothing is known.
+    #[must_use]
+    pub fn of_object() -> Self {
+        Self::new(Kind::Object)
+    }
+
+    fn of_array() -> Self {
+        Self::new(Kind::Array)
+    }
+
+    fn new(kind: Kind) -> Self {
+        Self {
+            at: 0,
+            is_behind_value: false,
+            nesting: Nesting::default(),
+            kind,
+            name: 0..0,
+            value: None,
+            open: OpenString::default(),
+        }
+    }
+
+    /// How much has been read for good, in bytes: what is told of more text will say nothing else of it.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.at.max(self.open.read)
+    }
+
+    /// Reads on in a text that begins with all that was read before, and shows what is complete on top: names and values
+    /// by where they stand. `None` where it is no object as a whole, because something is wrong or still to come.
+    pub fn read(&mut self, text: &[u8], mut show: impl FnMut(Range<usize>, Range<usize>)) -> Option<()> {
+        let mut cursor = Cursor { text, specials: Specials::of(text), at: self.at, open: self.open };
+        let read = self.read_by(&mut cursor, &mut show);
+        self.open = cursor.open;
+        read
+    }
+
+    fn read_by(&mut self, cursor: &mut Cursor<'_>, show: &mut impl FnMut(Range<usize>, Range<usize>)) -> Option<()> {
+        if self.at == 0 {
+            cursor.skip_blanks();
+            let first = if self.kind == Kind::Object { b'{' } else { b'[' };
+            (cursor.peek() == Some(first)).then_some(())?;
+        }
+        // Whatever comes to its end is noted, so that it is not read twice.
+        loop {
+            if !self.is_behind_value {
+                match cursor.peek()? {
+                    b'"' => cursor.string()?,
+                    b'{' => {
+                        cursor.at += 1;
+                        cursor.skip_blanks();
+                        if cursor.take(b'}').is_none() {
+                            self.begin_field(cursor, self.nesting.depth == 0)?;
+                            self.nesting.push(true);
+                            continue;
+                        }
+                    }
+                    b'[' => {
+                        cursor.at += 1;
+                        cursor.skip_blanks();
+                        if cursor.take(b']').is_none() {
+                            self.begin_value(cursor, self.nesting.depth == 0)?;
+                            self.nesting.push(false);
+                            continue;
+                        }
+                    }
+                    _ => cursor.scalar()?,
+                }
+                self.at = cursor.at;
+                self.is_behind_value = true;
+            }
+            // Behind a value.
+            loop {
+                if self.nesting.depth <= 1 {
+                    if let Some(value) = self.value.take() {
+                        show(self.name.clone(), value.get()..self.at);
+                    }
+                }
+                cursor.skip_blanks();
+                if self.nesting.depth == 0 {
+                    return (cursor.at == cursor.text.len()).then_some(());
+                }
+                let byte = cursor.peek()?;
+                cursor.at += 1;
+                match (byte, self.nesting.is_in_object()) {
+                    (b'}', true) | (b']', false) => {
+                        self.nesting.pop();
+                        self.at = cursor.at;
+                    }
+                    (b',', is_in_object) => {
+                        cursor.skip_blanks();
+                        let is_on_top = self.nesting.depth == 1;
+                        if is_in_object {
+                            self.begin_field(cursor, is_on_top)?;
+                        } else {
+                            self.begin_value(cursor, is_on_top)?;
+                        }
+                        break;
+                    }
+                    _ => return None,
+                }
+            }
+        }
+    }
+
+    /// Reads a field's name, up to where its value begins.
+    fn begin_field(&mut self, cursor: &mut Cursor<'_>, is_on_top: bool) -> Option<()> {
+        let begin = cursor.at;
+        cursor.string()?;
+        let name = begin..cursor.at;
+        cursor.colon()?;
+        self.begin_value(cursor, is_on_top)?;
+        if is_on_top {
+            self.name = name;
+        }
+        Some(())
+    }
+
+    /// A value begins here, and its first byte has come.
+    fn begin_value(&mut self, cursor: &Cursor<'_>, is_on_top: bool) -> Option<()> {
+        cursor.peek()?;
+        if is_on_top {
+            self.value = NonZero::new(cursor.at);
+        }
+        self.at = cursor.at;
+        self.is_behind_value = false;
+        Some(())
+    }
+}
+
+/// A place in the text.
+struct Cursor<'a> {
+    text: &'a [u8],
+    specials: Specials<'a>,
+    at: usize,
+    open: OpenString,
+}
+
+impl Cursor<'_> {
     fn peek(&self) -> Option<u8> {
         self.text.get(self.at).copied()
     }
@@ -125,15 +281,6 @@ impl Scanner<'_> {
         Some(())
     }
 
-    /// A value of any kind.
-    fn value(&mut self) -> Option<()> {
-        match self.peek()? {
-            b'"' => self.string(),
-            b'{' | b'[' => self.nested(),
-            _ => self.scalar(),
-        }
-    }
-
     /// A value that is no string and has none in it.
     fn scalar(&mut self) -> Option<()> {
         match self.peek()? {
@@ -144,58 +291,6 @@ impl Scanner<'_> {
         }
     }
 
-    /// An object or an array.
-    fn nested(&mut self) -> Option<()> {
-        let mut nesting = Nesting::default();
-        loop {
-            match self.peek()? {
-                b'"' => self.string()?,
-                b'{' => {
-                    self.at += 1;
-                    self.skip_blanks();
-                    if self.take(b'}').is_none() {
-                        nesting.push(true);
-                        self.string()?;
-                        self.colon()?;
-                        continue;
-                    }
-                }
-                b'[' => {
-                    self.at += 1;
-                    self.skip_blanks();
-                    if self.take(b']').is_none() {
-                        nesting.push(false);
-                        continue;
-                    }
-                }
-                _ => self.scalar()?,
-            }
-            // Behind a value.
-            loop {
-                if nesting.depth == 0 {
-                    return Some(());
-                }
-                self.skip_blanks();
-                let byte = self.peek()?;
-                self.at += 1;
-                match (byte, nesting.is_in_object()) {
-                    (b'}', true) | (b']', false) => nesting.pop(),
-                    (b',', true) => {
-                        self.skip_blanks();
-                        self.string()?;
-                        self.colon()?;
-                        break;
-                    }
-                    (b',', false) => {
-                        self.skip_blanks();
-                        break;
-                    }
-                    _ => return None,
-                }
-            }
-        }
-    }
-
     fn word(&mut self, word: &[u8]) -> Option<()> {
         self.text.get(self.at..)?.starts_with(word).then(|| self.at += word.len())
     }
@@ -203,7 +298,10 @@ impl Scanner<'_> {
     fn number(&mut self) -> Option<()> {
         let _ = self.take(b'-');
         match self.peek()? {
-            b'0' => self.at += 1,
+            b'0' => {
+                self.at += 1;
+                self.peek()?;
+            }
             _ => self.digits()?,
         }
         if self.take(b'.').is_some() {
@@ -219,19 +317,28 @@ impl Scanner<'_> {
         Some(())
     }
 
-    /// One digit or more.
+    /// One digit or more, and something behind them: at the end of what has come, a number may go on.
     fn digits(&mut self) -> Option<()> {
         let begin = self.at;
-        while matches!(self.peek(), Some(b'0'..=b'9')) {
+        while self.peek()?.is_ascii_digit() {
             self.at += 1;
         }
         (self.at > begin).then_some(())
     }
 
     fn string(&mut self) -> Option<()> {
+        let begin = self.at;
         self.take(b'"')?;
+        if self.open.begin == begin {
+            self.at = self.open.read;
+            return self.long_string(begin);
+        }
+        let long = self.at + LONG_STRING_BYTES;
         loop {
-            self.at = self.specials.next(self.at)?;
+            self.at = self.specials.next_before(self.at, long)?;
+            if self.at >= long {
+                return self.long_string(begin);
+            }
             match self.peek()? {
                 b'"' => {
                     self.at += 1;
@@ -240,6 +347,20 @@ impl Scanner<'_> {
                 b'\\' => self.escape()?,
                 _ => return None,
             }
+        }
+    }
+
+    fn long_string(&mut self, begin: usize) -> Option<()> {
+        match string::read(self.text, self.at) {
+            Reading::Ended(end) => {
+                self.at = end;
+                Some(())
+            }
+            Reading::Open(read) => {
+                self.open = OpenString { begin, read };
+                None
+            }
+            Reading::Broken => None,
         }
     }
 
@@ -342,7 +463,7 @@ mod tests {
             ("\"\\ud800\"", false),
             ("\"\"", false),
         ] {
-            assert_eq!(is_name(raw, "ab"), is_it, "{raw}");
+            assert_eq!(is_name(raw.as_bytes(), "ab"), is_it, "{raw}");
         }
     }
 

@@ -4,7 +4,7 @@
 //! They are marked for 64 bytes at a time, without a branch; to search anew behind each would cost more than all else in
 //! texts that are rich in them, as code in JSON is.
 
-use wide::u8x16;
+use fearless_simd::{Level, Simd, dispatch, prelude::*, u8x64};
 
 /// How many bytes are marked at a time.
 const BLOCK: usize = 64;
@@ -28,7 +28,13 @@ impl<'a> Specials<'a> {
 
     /// Where the first one from `at` on stands.
     #[inline]
-    pub fn next(&mut self, mut at: usize) -> Option<usize> {
+    pub fn next(&mut self, at: usize) -> Option<usize> {
+        self.next_before(at, usize::MAX)
+    }
+
+    /// The same, but it is not searched for beyond `limit`: a place from there on may be any.
+    #[inline]
+    pub fn next_before(&mut self, mut at: usize, limit: usize) -> Option<usize> {
         loop {
             let block = at / BLOCK;
             if block != self.block {
@@ -40,11 +46,16 @@ impl<'a> Specials<'a> {
                 return Some(at + behind.trailing_zeros() as usize);
             }
             at = (block + 1) * BLOCK;
+            if at >= limit {
+                return (at < self.text.len()).then_some(at);
+            }
         }
     }
 }
 
-/// The marks of a block; `None` behind the end.
+/// The marks of a block; `None` behind the end. A function of its own: where it is part of another, the compiler takes
+/// the marks apart, bit by bit, to put them together again.
+#[inline(never)]
 fn marks(text: &[u8], block: usize) -> Option<u64> {
     let rest = text.get(block * BLOCK..).filter(|rest| !rest.is_empty())?;
     if let Some(whole) = rest.first_chunk() {
@@ -55,15 +66,15 @@ fn marks(text: &[u8], block: usize) -> Option<u64> {
     Some(marks_of(&padded))
 }
 
-#[inline]
+/// By what every CPU of its kind has: a choice would take longer than one block does.
 fn marks_of(block: &[u8; BLOCK]) -> u64 {
-    let (sixteens, _) = block.as_chunks();
-    sixteens.iter().rev().fold(0, |marks, sixteen| {
-        let bytes = u8x16::new(*sixteen);
-        let is_control = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
-        let special = bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\')) | is_control;
-        marks << 16 | u64::from(special.to_bitmask())
-    })
+    dispatch!(Level::baseline(), simd => marks_by(simd, block))
+}
+
+#[inline(always)]
+fn marks_by<S: Simd>(simd: S, block: &[u8; BLOCK]) -> u64 {
+    let bytes = u8x64::simd_from(simd, *block);
+    (bytes.simd_eq(b'"') | bytes.simd_eq(b'\\') | bytes.simd_lt(b' ')).to_bitmask()
 }
 
 #[cfg(test)]
@@ -99,6 +110,9 @@ mod tests {
             for from in places {
                 let expected = (from..bytes.len()).find(|at| is_special(bytes[*at]));
                 prop_assert_eq!(specials.next(from), expected, "{}", from);
+                let limit = from + 70;
+                let before = specials.next_before(from, limit);
+                prop_assert!(before == expected || before.is_some_and(|at| at >= limit && at < bytes.len() && expected.is_none_or(|found| found >= at)));
             }
         }
     }

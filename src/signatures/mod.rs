@@ -66,7 +66,7 @@ impl Signatures {
 
     /// The edits that put missing signatures into the messages of a body, in the order of their places.
     #[must_use]
-    pub fn restore(&self, body: &[u8], messages: &str, key: &str) -> (Vec<Edit>, Restored) {
+    pub fn restore(&self, body: &[u8], messages: &[u8], key: &str) -> (Vec<Edit>, Restored) {
         let mut restored = Restored::default();
         if self.policy == Policy::Off {
             return (Vec::new(), restored);
@@ -229,7 +229,7 @@ mod tests {
     const REQUEST: &str = r#"[{"role":"user"},{"role":"assistant","tool_calls":[{"id":"c1"}]}]"#;
 
     fn restored(signatures: &Signatures, key: &str) -> (String, Restored) {
-        let (edits, restored) = signatures.restore(REQUEST.as_bytes(), REQUEST, key);
+        let (edits, restored) = signatures.restore(REQUEST.as_bytes(), REQUEST.as_bytes(), key);
         let text = edits.first().map(|edit| String::from_utf8_lossy(&edit.with).into_owned()).unwrap_or_default();
         (text, restored)
     }

@@ -4,10 +4,10 @@
 //! the user. Nothing is changed here; the places are byte ranges of the client's body, and what does not have the
 //! expected form has none.
 
-use crate::json::{self, Fields};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use crate::json;
+use memchr::memmem;
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::ops::Range;
 
 /// A tool call without its signature.
@@ -21,54 +21,67 @@ pub(super) struct Place<'a> {
     pub(super) around: (&'static str, &'static str),
 }
 
-#[derive(Deserialize)]
-struct Message<'a> {
-    #[serde(borrow, default)]
-    role: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    tool_calls: Option<&'a RawValue>,
-}
-
-/// One JSON value on the way to the signature.
+/// One JSON value on the way to the signature, as it stands in the body.
+#[derive(Clone, Copy)]
 struct Object<'a> {
-    raw: &'a RawValue,
+    raw: &'a str,
 }
 
 /// A turn has a few dozen steps; a request with more than this many places is no turn of an agent, and what it lacks is
 /// left to upstream: otherwise a small request could grow without bound.
 const MAX_PLACES: usize = 256;
+/// More messages than this are not looked at, from the last one back: where they stand takes memory that nobody counts.
+const MAX_MESSAGES: usize = 16 * 1024;
 
 /// All places in the messages, by their offsets in `body`; none where there are more than any real turn has.
-pub(super) fn find<'a>(body: &'a [u8], messages: &'a str) -> Vec<Place<'a>> {
-    // Most requests have no calls: nothing is parsed for them.
-    if memchr::memmem::find(messages.as_bytes(), b"tool_calls").is_none()
-        && memchr::memchr(b'\\', messages.as_bytes()).is_none()
-    {
+pub(super) fn find<'a>(body: &'a [u8], messages: &'a [u8]) -> Vec<Place<'a>> {
+    // Most requests have no calls: nothing is parsed for them. The name can be written in another way only by this escape.
+    if memmem::find(messages, b"tool_calls").is_none() && memmem::find(messages, b"\\u").is_none() {
         return Vec::new();
     }
-    let Ok(messages) = serde_json::from_str::<Vec<&RawValue>>(messages) else { return Vec::new() };
+    let mut last = VecDeque::new();
+    let mut is_cut_off = false;
+    let are_well_formed = json::elements(messages, |message| {
+        if last.len() == MAX_MESSAGES {
+            last.pop_front();
+            is_cut_off = true;
+        }
+        last.push_back(message);
+    });
+    if are_well_formed.is_none() {
+        return Vec::new();
+    }
     let mut places = Vec::new();
-    for message in messages.iter().rev() {
-        let Ok(message) = serde_json::from_str::<Message<'_>>(message.get()) else { continue };
-        if message.role.is_some_and(|role| is_string(role, "user")) {
+    for message in last.into_iter().rev() {
+        let message = messages.get(message).and_then(|raw| std::str::from_utf8(raw).ok());
+        let Some([role, calls]) = message.and_then(|raw| json::values(raw, ["role", "tool_calls"])) else { continue };
+        if role.and_then(json::text).as_deref() == Some("user") {
+            is_cut_off = false;
             break;
         }
-        let calls = message.tool_calls.and_then(|calls| serde_json::from_str::<Vec<&RawValue>>(calls.get()).ok());
-        if let Some(first) = calls.and_then(|calls| calls.first().copied()) {
-            places.extend(place_in(body, first));
-        }
+        places.extend(calls.and_then(first_element).and_then(|call| place_in(body, call)));
         if places.len() > MAX_PLACES {
             return Vec::new();
         }
+    }
+    if is_cut_off {
+        return Vec::new();
     }
     places.reverse();
     places
 }
 
+fn first_element(array: &str) -> Option<Object<'_>> {
+    let mut first = None;
+    json::elements(array.as_bytes(), |element| {
+        first.get_or_insert(element);
+    })?;
+    Some(Object { raw: array.get(first?)? })
+}
+
 /// The place in one tool call, if its signature is missing.
-fn place_in<'a>(body: &'a [u8], call: &'a RawValue) -> Option<Place<'a>> {
-    let call = Object { raw: call };
-    let id = call.field("id").and_then(|id| json::text(id.get()));
+fn place_in<'a>(body: &'a [u8], call: Object<'a>) -> Option<Place<'a>> {
+    let id = call.field("id").and_then(|id| json::text(id.raw));
     let place = |at, around| Some(Place { call: id.clone(), at, around });
     if !call.is_object() {
         return None;
@@ -76,7 +89,6 @@ fn place_in<'a>(body: &'a [u8], call: &'a RawValue) -> Option<Place<'a>> {
     let Some(extra) = call.field("extra_content") else {
         return place(call.behind_brace(body), if call.is_empty() { WHOLE_ALONE } else { WHOLE });
     };
-    let extra = Object { raw: extra };
     if !extra.is_object() {
         return place(extra.span(body), ("{\"google\":{\"thought_signature\":", "}}"));
     }
@@ -88,7 +100,6 @@ fn place_in<'a>(body: &'a [u8], call: &'a RawValue) -> Option<Place<'a>> {
         };
         return place(extra.behind_brace(body), around);
     };
-    let google = Object { raw: google };
     if !google.is_object() {
         return place(google.span(body), ("{\"thought_signature\":", "}"));
     }
@@ -98,9 +109,7 @@ fn place_in<'a>(body: &'a [u8], call: &'a RawValue) -> Option<Place<'a>> {
                 if google.is_empty() { ("\"thought_signature\":", "") } else { ("\"thought_signature\":", ",") };
             place(google.behind_brace(body), around)
         }
-        Some(signature) if matches!(signature.get(), "null" | "\"\"") => {
-            place(Object { raw: signature }.span(body), ("", ""))
-        }
+        Some(signature) if matches!(signature.raw, "null" | "\"\"") => place(signature.span(body), ("", "")),
         Some(_) => None,
     }
 }
@@ -109,33 +118,30 @@ const WHOLE: (&str, &str) = ("\"extra_content\":{\"google\":{\"thought_signature
 const WHOLE_ALONE: (&str, &str) = ("\"extra_content\":{\"google\":{\"thought_signature\":", "}}");
 
 impl<'a> Object<'a> {
-    fn is_object(&self) -> bool {
-        self.raw.get().starts_with('{')
+    fn is_object(self) -> bool {
+        self.raw.starts_with('{')
     }
 
-    fn is_empty(&self) -> bool {
-        self.raw.get().get(1..).is_some_and(|inside| inside.trim_start().starts_with('}'))
+    fn is_empty(self) -> bool {
+        self.raw.get(1..).is_some_and(|inside| inside.trim_start().starts_with('}'))
     }
 
-    fn field(&self, name: &str) -> Option<&'a RawValue> {
-        serde_json::from_str::<Fields<'a>>(self.raw.get()).ok()?.get(name)
+    fn field(self, name: &str) -> Option<Self> {
+        let [value] = json::values(self.raw, [name])?;
+        value.map(|raw| Self { raw })
     }
 
     /// Where the value stands in the body.
-    fn span(&self, body: &[u8]) -> Range<usize> {
-        let start = self.raw.get().as_ptr() as usize - body.as_ptr() as usize;
-        start..start + self.raw.get().len()
+    fn span(self, body: &[u8]) -> Range<usize> {
+        let start = self.raw.as_ptr() as usize - body.as_ptr() as usize;
+        start..start + self.raw.len()
     }
 
     /// The empty range behind the opening brace.
-    fn behind_brace(&self, body: &[u8]) -> Range<usize> {
+    fn behind_brace(self, body: &[u8]) -> Range<usize> {
         let start = self.span(body).start + 1;
         start..start
     }
-}
-
-fn is_string(raw: &RawValue, wanted: &str) -> bool {
-    json::text(raw.get()).is_some_and(|text| text == wanted)
 }
 
 #[cfg(test)]
@@ -146,7 +152,7 @@ mod tests {
     /// The messages with the signature put into every place.
     fn filled(messages: &str) -> String {
         let mut out = messages.to_owned();
-        for place in find(messages.as_bytes(), messages).into_iter().rev() {
+        for place in find(messages.as_bytes(), messages.as_bytes()).into_iter().rev() {
             out.replace_range(place.at, &format!("{}\"S\"{}", place.around.0, place.around.1));
         }
         out
@@ -206,7 +212,7 @@ mod tests {
     #[test]
     fn every_step_of_the_turn_counts_and_ids_are_read() {
         let messages = r#"[{"role":"us\u0065r"},{"role":"assistant","tool_calls":[{"id":"a\u0062"}]},{"role":"tool"},{"tool_calls":[{"id":7}],"role":"assistant"}]"#;
-        let places = find(messages.as_bytes(), messages);
+        let places = find(messages.as_bytes(), messages.as_bytes());
         let calls: Vec<_> = places.iter().map(|place| place.call.as_deref()).collect();
         assert_eq!(calls, [Some("ab"), None]);
     }
@@ -216,7 +222,7 @@ mod tests {
         let step = r#"{"role":"assistant","tool_calls":[{}]},"#;
         for (steps, found) in [(MAX_PLACES, MAX_PLACES), (MAX_PLACES + 1, 0)] {
             let messages = format!("[{}{{\"role\":\"tool\"}}]", step.repeat(steps));
-            assert_eq!(find(messages.as_bytes(), &messages).len(), found);
+            assert_eq!(find(messages.as_bytes(), messages.as_bytes()).len(), found);
         }
     }
 
