@@ -3,7 +3,7 @@
 //! It knows as much of JSON as tells a top-level field from a text or a nested object that looks like one. A text that
 //! is not one whole object has no such field. What the value itself is worth is for a parser to say.
 
-use crate::json::Specials;
+use crate::json::{self, LONG_STRING_BYTES, Reading, Specials};
 
 /// More of a value is not kept, in bytes. What is cut off is no JSON any more.
 const MAX_VALUE_BYTES: usize = 16 * 1024;
@@ -130,7 +130,21 @@ impl Finder {
     /// Reads a string of a value up to its end, and says how far that was: all of it where the end has not come.
     fn read_string(&mut self, part: &[u8], from: usize, specials: &mut Specials<'_>) -> usize {
         let mut read = from + usize::from(std::mem::take(&mut self.is_escaped) && from < part.len());
-        while let Some(at) = specials.next(read) {
+        let mut long = read + LONG_STRING_BYTES;
+        while let Some(at) = specials.next_before(read, long) {
+            if at >= long {
+                // What it is worth is not asked here: only where it ends.
+                match json::read_string(part, at) {
+                    Reading::Ended(end) => {
+                        self.state = State::Value;
+                        return end;
+                    }
+                    Reading::Open(open) => read = open,
+                    Reading::Broken => {}
+                }
+                long = usize::MAX;
+                continue;
+            }
             read = match part.get(at) {
                 Some(b'"') => {
                     self.state = State::Value;
@@ -237,6 +251,22 @@ mod tests {
     }
 
     #[test]
+    fn long_strings_end_where_short_ones_would_whatever_is_in_them() {
+        for inside in ["a", "\\\\", "\\\"", "\\u00e9", "\\x", "\n", "\u{e9}"] {
+            for count in [1, 31, 64, 65, 100, 200] {
+                for place in [0, count / 2, count] {
+                    let (before, behind) = ("a".repeat(place), inside.repeat(count - place));
+                    let text = format!(r#"{{"a":"{before}{inside}{behind}","usage":5,"b":"{behind}{before}"}}"#);
+                    for cut in 0..text.len() {
+                        let (one, two) = text.as_bytes().split_at(cut);
+                        assert_eq!(find(&[one, two]).as_deref(), Some("5"), "{text} cut at {cut}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_broken_text_does_not_spoil_the_next() {
         let mut finder = Finder::new(b"usage");
         for broken in [r#"{"usage":{"a":"\"#, r#"{"usage":[[[["#, r#"{"us"#, r#"}"#] {
@@ -269,6 +299,7 @@ mod tests {
             Just(Value::Null),
             any::<i32>().prop_map(Value::from),
             r#"("|\\|usage|:|\{|\}|,|\[|\]|é|a){0,6}"#.prop_map(Value::from),
+            r#"("|\\|usage|\n|é|a){40,200}"#.prop_map(Value::from),
         ];
         leaf.prop_recursive(4, 24, 4, |inner| {
             prop_oneof![
