@@ -1,5 +1,6 @@
 //! New connections to upstream: names resolved, addresses raced, TLS verified.
 
+use super::http2::TAKEN_BYTES;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use std::io;
@@ -88,8 +89,9 @@ pub(crate) async fn connect(host: &str, port: u16, tls: Option<&Arc<ClientConfig
         let Some(config) = tls else { return Ok(Stream::Plain(tcp)) };
         let name =
             ServerName::try_from(host.to_owned()).map_err(|error| ConnectError::Failed(error.to_string().into()))?;
-        let stream = TlsConnector::from(config.clone()).connect(name, tcp).await?;
+        let mut stream = TlsConnector::from(config.clone()).connect(name, tcp).await?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        stream.get_mut().1.set_buffer_limit(Some(TAKEN_BYTES));
         Ok(if is_http2 { Stream::Tls2(stream) } else { Stream::Tls1(stream) })
     };
     timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or(Err(ConnectError::TimedOut))

@@ -32,6 +32,9 @@ use tokio::time::timeout;
 /// large as those of all its streams together, so that it stops nobody else.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// What the stream below has to take at once, in bytes: sixteen TLS records. Where it takes less, an upload is cut into
+/// pieces that are an odd record and a system call more.
+pub(super) const TAKEN_BYTES: usize = 256 * 1024;
 /// While streams are open a PING goes out after this much silence, and an answer is due within the second figure.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);

@@ -17,8 +17,6 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 /// What is read before others have their turn, in bytes.
 const TURN_BYTES: usize = 128 * 1024;
-/// What stays allocated for the next turn, in bytes.
-const KEPT_BYTES: usize = 16 * 1024;
 
 /// Works a connection until nobody needs it any more, or it has ended.
 pub(super) async fn drive<T>(stream: T, shared: Arc<Shared>, (interval, patience): (Duration, Duration))
@@ -114,10 +112,6 @@ impl<T: AsyncBufRead + AsyncWrite + Unpin> Ends<T> {
     fn poll_send(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
         while !self.has_left {
             if self.sent == self.sending.len() {
-                if self.sending.capacity() > KEPT_BYTES {
-                    self.sending = Vec::new();
-                }
-                self.sending.clear();
                 self.sent = 0;
                 shared.protocol().take_output(&mut self.sending);
                 if self.is_deaf {

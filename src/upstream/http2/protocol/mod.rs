@@ -22,12 +22,15 @@ const INITIAL_WINDOW: u32 = 65_535;
 const MAX_WINDOW: i64 = (1 << 31) - 1;
 /// The last stream that a connection can have.
 const MAX_STREAM: u32 = (1 << 31) - 1;
-/// What bodies may wait to be sent, in bytes: four TLS records, as much as rustls takes at once.
-const GATHERED_BYTES: usize = 64 * 1024;
+/// What may wait to be sent where it has bodies, in bytes: as much as the stream below takes at once. A byte more would be
+/// a TLS record and a system call of its own.
+const GATHERED_BYTES: usize = super::TAKEN_BYTES;
 /// Of those that wait for room so many get on at once.
 const TURNS: usize = 4;
 /// With more than this to be sent a connection is given no further requests, in bytes.
-const MAX_WAITING_BYTES: usize = 4 * GATHERED_BYTES;
+const MAX_WAITING_BYTES: usize = 2 * GATHERED_BYTES;
+/// What stays allocated where no body waits for its turn, in bytes.
+const KEPT_BYTES: usize = 16 * 1024;
 /// Upstream that takes nothing is not listened to once it is owed so many bytes of answers to its PINGs and the like.
 const MAX_OWED_BYTES: usize = 64 * 1024;
 /// What the one PING that may be on its way says.
@@ -252,14 +255,18 @@ impl Protocol {
         self.owed > MAX_OWED_BYTES
     }
 
-    /// Moves what is to be sent behind what is there.
-    pub fn take_output(&mut self, into: &mut Vec<u8>) {
+    /// Puts what is to be sent in the place of what was, whose memory is kept while bodies go on.
+    pub fn take_output(&mut self, sent: &mut Vec<u8>) {
         self.taken += self.output.len() as u64;
         self.owed = 0;
-        if into.is_empty() {
-            std::mem::swap(into, &mut self.output);
-        } else {
-            into.append(&mut self.output);
+        sent.clear();
+        std::mem::swap(sent, &mut self.output);
+        if self.blocked.is_empty() {
+            for empty in [sent, &mut self.output] {
+                if empty.is_empty() && empty.capacity() > KEPT_BYTES {
+                    *empty = Vec::new();
+                }
+            }
         }
     }
 
@@ -293,7 +300,7 @@ impl Protocol {
     }
 
     fn has_room(&self) -> bool {
-        self.send_window > 0 && self.output.len() < GATHERED_BYTES
+        self.send_window > 0 && self.output.len() + frame::HEAD_BYTES < GATHERED_BYTES
     }
 
     /// Asks upstream whether it is there.

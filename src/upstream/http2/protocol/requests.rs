@@ -11,6 +11,8 @@ use std::task::{Context, Poll, Waker};
 
 /// A body of this size goes out with its head, whoever else is sending, in bytes.
 const SMALL_BODY_BYTES: usize = 16 * 1024;
+/// A frame of a larger one with its head is what a TLS record takes, in bytes.
+const PART_BYTES: usize = 16 * 1024 - frame::HEAD_BYTES;
 /// What one request may send in its turn where others wait, in bytes.
 const TURN_BYTES: usize = GATHERED_BYTES / TURNS;
 
@@ -81,6 +83,11 @@ impl Protocol {
         let has_begun = stream.begins_at.is_some();
         let mut turn = if self.blocked.is_empty() { GATHERED_BYTES } else { TURN_BYTES };
         let mut has_sent = false;
+        let left: usize = pieces.iter().map(Bytes::len).sum();
+        if left > PART_BYTES {
+            // Or else it would grow by and by, and be copied each time.
+            self.output.reserve(GATHERED_BYTES.min(left + left / 64).saturating_sub(self.output.len()));
+        }
         while let Some(piece) = pieces.last_mut() {
             if stream.is_reset || stream.is_blocked || self.ended.is_some() {
                 return;
@@ -89,7 +96,12 @@ impl Protocol {
                 break;
             }
             let is_small = !has_begun && !has_sent && piece.len() <= SMALL_BODY_BYTES;
-            let room = if is_small { piece.len() } else { turn.min(GATHERED_BYTES.saturating_sub(self.output.len())) };
+            let room = if is_small {
+                piece.len()
+            } else {
+                let gathered = self.output.len() + frame::HEAD_BYTES;
+                turn.min(GATHERED_BYTES.saturating_sub(gathered)).min(PART_BYTES)
+            };
             let window = stream.send_window.min(self.send_window).max(0);
             let count = piece.len().min(room).min(self.max_payload).min(usize::try_from(window).unwrap_or(usize::MAX));
             if count == 0 {
@@ -106,7 +118,7 @@ impl Protocol {
             stream.send_window -= count as i64;
             stream.is_sent = is_last;
             self.send_window -= count as i64;
-            turn = turn.saturating_sub(count);
+            turn = turn.saturating_sub(frame::HEAD_BYTES + count);
             has_sent = true;
             let flags = if is_last { flag::END_STREAM } else { 0 };
             frame::append(&mut self.output, kind::DATA, flags, id, &part);

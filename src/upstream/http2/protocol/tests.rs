@@ -383,6 +383,32 @@ fn large_bodies_take_turns_and_small_ones_do_not_wait_for_them() {
     assert!(bytes_of.len() == 6 && most - least <= 2 * GATHERED_BYTES, "{bytes_of:?}");
 }
 
+/// What is more than the stream below takes at once leaves in a record and a packet of its own.
+#[test]
+fn what_is_gathered_of_a_large_body_is_what_is_taken_at_once() {
+    let mut protocol = settled();
+    let much = 0x7fff_0000u32;
+    let settings = [&[0, 4][..], &much.to_be_bytes()].concat();
+    protocol.receive(
+        &[frame(kind::SETTINGS, 0, 0, &settings), frame(kind::WINDOW_UPDATE, 0, 0, &much.to_be_bytes())].concat(),
+    );
+    sent(&mut protocol);
+    let Poll::Ready(Ok(id)) = protocol.poll_open(&cx(), head, true) else { panic!("it is open") };
+    let mut pieces = vec![Bytes::from(vec![0; 1_000_000])];
+    let (mut lengths, mut sending) = (Vec::new(), Vec::new());
+    while !pieces.is_empty() {
+        protocol.send(id, &mut pieces);
+        lengths.push(protocol.output.len());
+        assert!(protocol.output.capacity() <= GATHERED_BYTES);
+        protocol.take_output(&mut sending);
+        protocol.note_sent();
+    }
+    protocol.take_output(&mut sending);
+    assert_eq!((sending.capacity(), protocol.output.capacity()), (0, 0), "nothing of it stays");
+    let last = lengths.pop().expect("some");
+    assert!(last < GATHERED_BYTES && lengths == [GATHERED_BYTES; 3], "{lengths:?}, {last}");
+}
+
 /// Upstream takes nothing, clients come and go.
 #[test]
 fn what_waits_for_upstream_has_a_bound() {
