@@ -224,6 +224,19 @@ mod tests {
             let messages = format!("[{}{{\"role\":\"tool\"}}]", step.repeat(steps));
             assert_eq!(find(messages.as_bytes(), messages.as_bytes()).len(), found);
         }
+        // As many messages as are looked at, and one more, with and without a user before them.
+        let step = r#"{"role":"user"},{"role":"assistant","tool_calls":[{}]}"#;
+        for (tools, found) in [(0, 1), (MAX_MESSAGES - 2, 1), (MAX_MESSAGES - 1, 0), (2 * MAX_MESSAGES, 0)] {
+            let messages = format!("[0,{step}{}]", ",{\"role\":\"tool\"}".repeat(tools));
+            assert_eq!(find(messages.as_bytes(), messages.as_bytes()).len(), found, "{tools}");
+        }
+    }
+
+    #[test]
+    fn of_what_stands_twice_the_last_one_counts() {
+        let messages = r#"[{"role":"user","role":"assistant","tool_calls":[],"tool\u005fcalls":[{"id":1,"id":"a"}]}]"#;
+        let places = find(messages.as_bytes(), messages.as_bytes());
+        assert_eq!(places.iter().map(|place| place.call.as_deref()).collect::<Vec<_>>(), [Some("a")]);
     }
 
     proptest! {

@@ -20,6 +20,11 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 /// A silent upstream is asked after this long whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 
+/// So much may wait in the kernel before it takes no more, in bytes. It would take megabytes of an upload for a slow line,
+/// and nobody could tell that it gets on, nor send anything else meanwhile.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 256 * 1024;
+
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
@@ -92,6 +97,10 @@ pub(crate) async fn connect(host: &str, port: u16, tls: Option<&Arc<ClientConfig
         let mut stream = TlsConnector::from(config.clone()).connect(name, tcp).await?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         stream.get_mut().1.set_buffer_limit(Some(TAKEN_BYTES));
+        #[cfg(target_os = "linux")]
+        if is_http2 {
+            socket2::SockRef::from(stream.get_ref().0).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+        }
         Ok(if is_http2 { Stream::Tls2(stream) } else { Stream::Tls1(stream) })
     };
     timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or(Err(ConnectError::TimedOut))

@@ -266,6 +266,44 @@ mod tests {
         assert!(!is_ended_by_silence(false, false).await);
     }
 
+    /// An upload to one that reads so much every 20 ms, and says nothing: whether it has been given up before a second and
+    /// a half, which is five times the patience.
+    async fn is_upload_given_up(bytes_at_a_time: usize) -> bool {
+        let (this_end, mut other_end) = duplex(4096);
+        let much = 0x7000_0000_u32.to_be_bytes();
+        let settings = frame(SETTINGS, 0, 0, &[&[0, 4][..], &much].concat());
+        other_end.write_all(&[settings, frame(WINDOW_UPDATE, 0, 0, &much)].concat()).await.unwrap();
+        let times = (Duration::from_millis(50), Duration::from_millis(250));
+        let connection = Connection::start(BufReader::new(this_end), times).await.unwrap();
+        let sender = connection.take_stream();
+        let upload = body(&[Bytes::from(vec![0; 1_000_000])]);
+        let sending = sender.send(&head, &upload);
+        let reading = async {
+            let mut into = vec![0; bytes_at_a_time];
+            loop {
+                sleep(Duration::from_millis(20)).await;
+                if bytes_at_a_time > 0 {
+                    other_end.read_exact(&mut into).await.unwrap();
+                }
+            }
+        };
+        tokio::select! {
+            sent = sending => sent.is_err(),
+            () = reading => unreachable!("it goes on"),
+            () = sleep(Duration::from_millis(1500)) => false,
+        }
+    }
+
+    #[tokio::test]
+    async fn who_takes_an_upload_slowly_is_there() {
+        assert!(!is_upload_given_up(2000).await);
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_of_an_upload_has_gone() {
+        assert!(is_upload_given_up(0).await);
+    }
+
     const DATA: u8 = 0;
     const HEADERS: u8 = 1;
     const SETTINGS: u8 = 4;

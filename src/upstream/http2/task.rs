@@ -23,7 +23,7 @@ pub(super) async fn drive<T>(stream: T, shared: Arc<Shared>, (interval, patience
 where
     T: AsyncBufRead + AsyncWrite + Unpin,
 {
-    let mut ends = Ends { stream, sending: Vec::new(), sent: 0, is_stuck: false, is_deaf: false, has_left: false };
+    let mut ends = Ends::new(stream);
     let mut silence = Silence::new(interval, patience);
     poll_fn(|cx| ends.poll(cx, &shared, &mut silence)).await;
     if !ends.has_left {
@@ -37,8 +37,11 @@ struct Ends<T> {
     stream: T,
     sending: Vec<u8>,
     sent: usize,
-    /// The stream takes nothing at the moment.
+    /// The stream takes nothing at the moment: not even into its own buffer, or only to keep it there.
+    is_full: bool,
     is_stuck: bool,
+    /// It had taken nothing, and takes something again: so upstream has.
+    has_got_on: bool,
     /// It takes nothing any more. What upstream said before is still to be read: a GOAWAY most likely, by which requests
     /// are known that nobody has processed. The end of that is near: a connection that takes nothing is closed, and if
     /// not, no PING is answered on it.
@@ -55,6 +58,19 @@ struct Heard {
 }
 
 impl<T: AsyncBufRead + AsyncWrite + Unpin> Ends<T> {
+    fn new(stream: T) -> Self {
+        Self {
+            stream,
+            sending: Vec::new(),
+            sent: 0,
+            is_full: false,
+            is_stuck: false,
+            has_got_on: false,
+            is_deaf: false,
+            has_left: false,
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared, silence: &mut Silence) -> Poll<()> {
         let Heard { anything, all } = self.poll_read(cx, shared);
         let mut protocol = shared.protocol();
@@ -69,6 +85,9 @@ impl<T: AsyncBufRead + AsyncWrite + Unpin> Ends<T> {
         self.has_left |= protocol.has_ended() && self.sent < self.sending.len();
         drop(protocol);
         self.is_stuck = self.poll_send(cx, shared).is_pending();
+        if std::mem::take(&mut self.has_got_on) {
+            silence.note_life();
+        }
         let mut protocol = shared.protocol();
         let has_turns_left = protocol.note_sent();
         let has_read_enough = all || (self.is_stuck && protocol.owes_too_much());
@@ -121,16 +140,22 @@ impl<T: AsyncBufRead + AsyncWrite + Unpin> Ends<T> {
                     break;
                 }
             }
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.sending[self.sent..])) {
+            let written = Pin::new(&mut self.stream).poll_write(cx, &self.sending[self.sent..]);
+            let was_full = std::mem::replace(&mut self.is_full, written.is_pending());
+            match ready!(written) {
                 Ok(count @ 1..) => {
+                    self.has_got_on |= was_full;
                     self.sent += count;
                     shared.protocol().note_handed(count);
                 }
                 Ok(_) | Err(_) => self.fall_deaf(shared),
             }
         }
-        if !(self.is_deaf || self.has_left) && ready!(Pin::new(&mut self.stream).poll_flush(cx)).is_err() {
-            self.fall_deaf(shared);
+        if !(self.is_deaf || self.has_left) {
+            match ready!(Pin::new(&mut self.stream).poll_flush(cx)) {
+                Ok(()) => self.has_got_on |= self.is_stuck,
+                Err(_) => self.fall_deaf(shared),
+            }
         }
         Poll::Ready(())
     }
@@ -166,6 +191,15 @@ impl Silence {
         Self { interval, patience, last_heard: Instant::now(), timer, is_set: false, awaits_pong: false }
     }
 
+    /// Upstream has said something, or taken some of what had no room before. A PING behind an upload waits for all of that
+    /// to be taken, so its answer is due only as long after.
+    fn note_life(&mut self) {
+        self.last_heard = Instant::now();
+        if self.awaits_pong {
+            self.set(self.last_heard + self.patience);
+        }
+    }
+
     fn set(&mut self, when: Instant) {
         self.timer.as_mut().reset(when);
         self.is_set = false;
@@ -180,7 +214,7 @@ impl Silence {
         protocol: &mut Protocol,
     ) -> Poll<()> {
         if has_heard {
-            self.last_heard = Instant::now();
+            self.note_life();
         }
         let due = self.last_heard + self.interval;
         if self.awaits_pong && !protocol.is_pong_due() {
