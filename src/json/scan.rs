@@ -193,10 +193,10 @@ impl Scan {
             }
             // Behind a value.
             loop {
-                if self.nesting.depth <= 1 {
-                    if let Some(value) = self.value.take() {
-                        show(self.name.clone(), value.get()..self.at);
-                    }
+                if self.nesting.depth <= 1
+                    && let Some(value) = self.value.take()
+                {
+                    show(self.name.clone(), value.get()..self.at);
                 }
                 cursor.skip_blanks();
                 if self.nesting.depth == 0 {
