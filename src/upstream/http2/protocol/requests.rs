@@ -79,15 +79,12 @@ impl Protocol {
     /// Sends as much of a request's body as there is room for; `pieces` stand in the reverse order of sending, none of
     /// them empty. Whoever asks for the stream's answer next is woken when there is more room.
     pub fn send(&mut self, id: u32, pieces: &mut Vec<Bytes>) {
+        let left: usize = pieces.iter().map(Bytes::len).sum();
+        let is_large = left > PART_BYTES;
+        let mut turn = if is_large && self.are_several_sent() { TURN_BYTES } else { GATHERED_BYTES };
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let has_begun = stream.begins_at.is_some();
-        let mut turn = if self.blocked.is_empty() { GATHERED_BYTES } else { TURN_BYTES };
         let mut has_sent = false;
-        let left: usize = pieces.iter().map(Bytes::len).sum();
-        if left > PART_BYTES {
-            // Or else it would grow by and by, and be copied each time.
-            self.output.reserve(GATHERED_BYTES.min(left + left / 64).saturating_sub(self.output.len()));
-        }
         while let Some(piece) = pieces.last_mut() {
             if stream.is_reset || stream.is_blocked || self.ended.is_some() {
                 return;
@@ -109,6 +106,10 @@ impl Protocol {
                 self.blocked.push_back(id);
                 break;
             }
+            if is_large && !has_sent {
+                // Or else it would grow by and by, and be copied each time.
+                self.output.reserve(GATHERED_BYTES.min(left + left / 64).saturating_sub(self.output.len()));
+            }
             let part = piece.split_to(count);
             if piece.is_empty() {
                 pieces.pop();
@@ -126,6 +127,11 @@ impl Protocol {
         if has_sent {
             self.wake_task();
         }
+    }
+
+    /// Whether more than one request has not been sent to its end.
+    fn are_several_sent(&self) -> bool {
+        self.streams.values().filter(|stream| !stream.is_sent && !stream.is_reset).nth(1).is_some()
     }
 
     /// The head of an answer.
