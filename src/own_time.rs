@@ -36,22 +36,21 @@ impl OwnTime {
         self.since += wait;
     }
 
-    /// Waits for `future` and leaves that out, if it has to be waited for.
+    /// Waits for `future` and leaves that out, if it has to be waited for: not what it does in between.
     pub async fn leaving_out<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);
-        let mut waits_since = None;
-        let output = poll_fn(|cx| {
+        let mut waits_since: Option<Instant> = None;
+        poll_fn(|cx| {
+            if let Some(begun) = waits_since.take() {
+                self.leave_out(begun.elapsed());
+            }
             let polled = future.as_mut().poll(cx);
             if polled.is_pending() {
-                waits_since.get_or_insert_with(Instant::now);
+                waits_since = Some(Instant::now());
             }
             polled
-        });
-        let output = output.await;
-        if let Some(begun) = waits_since {
-            self.leave_out(begun.elapsed());
-        }
-        output
+        })
+        .await
     }
 }
 
@@ -75,6 +74,21 @@ mod tests {
             own.leave_out(STEP);
             assert_eq!(own.until(begun + waited + STEP * 4), STEP * 3);
             assert_eq!(own.until(begun), Duration::ZERO);
+        });
+    }
+
+    #[test]
+    fn what_is_done_between_waits_is_not_left_out() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let mut own = OwnTime::since(Instant::now());
+            own.leaving_out(async {
+                tokio::time::sleep(STEP).await;
+                std::thread::sleep(STEP);
+                tokio::time::sleep(STEP).await;
+            })
+            .await;
+            assert!(own.until(Instant::now()) >= STEP);
         });
     }
 }
