@@ -90,7 +90,9 @@ fn place_in<'a>(body: &'a [u8], call: Object<'a>) -> Option<Place<'a>> {
         return place(call.behind_brace(body), if call.is_empty() { WHOLE_ALONE } else { WHOLE });
     };
     if !extra.is_object() {
-        return place(extra.span(body), ("{\"google\":{\"thought_signature\":", "}}"));
+        // What else the client put there is not ours to take away.
+        let around = ("{\"google\":{\"thought_signature\":", "}}");
+        return if extra.is_null() { place(extra.span(body), around) } else { None };
     }
     let Some(google) = extra.field("google") else {
         let around = if extra.is_empty() {
@@ -101,7 +103,7 @@ fn place_in<'a>(body: &'a [u8], call: Object<'a>) -> Option<Place<'a>> {
         return place(extra.behind_brace(body), around);
     };
     if !google.is_object() {
-        return place(google.span(body), ("{\"thought_signature\":", "}"));
+        return if google.is_null() { place(google.span(body), ("{\"thought_signature\":", "}")) } else { None };
     }
     match google.field("thought_signature") {
         None => {
@@ -120,6 +122,10 @@ const WHOLE_ALONE: (&str, &str) = ("\"extra_content\":{\"google\":{\"thought_sig
 impl<'a> Object<'a> {
     fn is_object(self) -> bool {
         self.raw.starts_with('{')
+    }
+
+    fn is_null(self) -> bool {
+        self.raw == "null"
     }
 
     fn is_empty(self) -> bool {
@@ -197,6 +203,8 @@ mod tests {
         for messages in [
             with_call(r#"{"extra_content":{"google":{"thought_signature":"X"}}}"#),
             with_call("5"),
+            with_call(r#"{"extra_content":["mine"]}"#),
+            with_call(r#"{"extra_content":{"google":"mine"}}"#),
             r#"[{"role":"user"},{"role":"assistant","tool_calls":[{"id":"old"}]},{"role":"tool"},{"role":"user"}]"#
                 .into(),
             r#"[{"role":"assistant","content":"tool_calls"}]"#.into(),
@@ -251,7 +259,11 @@ mod tests {
             let call = if before { format!("{{\"id\":{id},\"extra_content\":{extra}}}") } else { format!("{{\"extra_content\":{extra},\"id\":{id}}}") };
             let out = filled(&with_call(&call));
             let value: serde_json::Value = serde_json::from_str(&out).unwrap();
-            prop_assert_eq!(&value[1]["tool_calls"][0]["extra_content"]["google"]["thought_signature"], "S");
+            if ["[]", "{\"google\":5,\"x\":{}}", "\"{\""].contains(&extra) {
+                prop_assert_eq!(&out, &with_call(&call));
+            } else {
+                prop_assert_eq!(&value[1]["tool_calls"][0]["extra_content"]["google"]["thought_signature"], "S");
+            }
             // Put in once, it is not missing any more.
             prop_assert_eq!(filled(&out), out);
         }
