@@ -41,11 +41,11 @@ pub fn values<'a, const N: usize>(object: &'a str, names: [&str; N]) -> Option<[
 #[must_use]
 pub fn is_name(raw: &[u8], name: &str) -> bool {
     let inside = raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default();
-    // An escape is longer than what it stands for.
+    // An escape is longer than what it stands for, and six bytes at most for one of ASCII.
     if inside.len() == name.len() {
         inside == name.as_bytes()
     } else {
-        inside.len() > name.len() && is_escaped_name(raw, name)
+        inside.len() > name.len() && inside.len() <= 6 * name.len() && is_escaped_name(raw, name)
     }
 }
 
@@ -163,7 +163,6 @@ impl Scan {
             let first = if self.kind == Kind::Object { b'{' } else { b'[' };
             (cursor.peek() == Some(first)).then_some(())?;
         }
-        // Whatever comes to its end is noted, so that it is not read twice.
         loop {
             if !self.is_behind_value {
                 match cursor.peek()? {
@@ -188,15 +187,14 @@ impl Scan {
                     }
                     _ => cursor.scalar()?,
                 }
-                self.at = cursor.at;
-                self.is_behind_value = true;
             }
-            // Behind a value.
+            // Behind a value. What was shown, or closed, is noted: it must not be read twice.
             loop {
-                if self.nesting.depth <= 1
-                    && let Some(value) = self.value.take()
-                {
-                    show(self.name.clone(), value.get()..self.at);
+                if self.nesting.depth <= 1 {
+                    self.end_value(cursor);
+                    if let Some(value) = self.value.take() {
+                        show(self.name.clone(), value.get()..cursor.at);
+                    }
                 }
                 cursor.skip_blanks();
                 if self.nesting.depth == 0 {
@@ -207,7 +205,7 @@ impl Scan {
                 match (byte, self.nesting.is_in_object()) {
                     (b'}', true) | (b']', false) => {
                         self.nesting.pop();
-                        self.at = cursor.at;
+                        self.end_value(cursor);
                     }
                     (b',', is_in_object) => {
                         cursor.skip_blanks();
@@ -223,6 +221,11 @@ impl Scan {
                 }
             }
         }
+    }
+
+    fn end_value(&mut self, cursor: &Cursor<'_>) {
+        self.at = cursor.at;
+        self.is_behind_value = true;
     }
 
     /// Reads a field's name, up to where its value begins.
