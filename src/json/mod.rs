@@ -6,7 +6,7 @@ mod string;
 
 pub use scan::{Scan, elements, fields, is_name, values};
 pub use specials::Specials;
-pub use string::{LONG_STRING_BYTES, Reading, read as read_string};
+pub use string::{ESCAPE_COUNTS, LONG_STRING_BYTES, Reading, read as read_string};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;

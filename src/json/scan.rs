@@ -5,7 +5,7 @@
 //! is wrong: whoever has to tell asks serde_json again. Whether bytes beyond ASCII are UTF-8 is for others to say.
 
 use super::specials::Specials;
-use super::string::{self, LONG_STRING_BYTES, Reading};
+use super::string::{self, ESCAPE_COUNTS, LONG_STRING_BYTES, Reading};
 use super::text;
 use std::num::NonZero;
 use std::ops::Range;
@@ -98,6 +98,7 @@ struct Nesting {
 }
 
 impl Nesting {
+    #[inline(always)]
     fn push(&mut self, is_object: bool) {
         if self.depth != 0 && self.depth.is_multiple_of(64) {
             self.before.push(self.last);
@@ -106,6 +107,7 @@ impl Nesting {
         self.depth += 1;
     }
 
+    #[inline(always)]
     fn pop(&mut self) {
         self.depth -= 1;
         self.last >>= 1;
@@ -152,11 +154,15 @@ impl Scan {
     /// by where they stand. `None` where it is no object as a whole, because something is wrong or still to come.
     pub fn read(&mut self, text: &[u8], mut show: impl FnMut(Range<usize>, Range<usize>)) -> Option<()> {
         let mut cursor = Cursor { text, specials: Specials::of(text), at: self.at, open: self.open };
-        let read = self.read_by(&mut cursor, &mut show);
-        self.open = cursor.open;
+        // A copy that nobody else sees stays in registers.
+        let mut scan = std::mem::replace(self, Self::new(self.kind));
+        let read = scan.read_by(&mut cursor, &mut show);
+        scan.open = cursor.open;
+        *self = scan;
         read
     }
 
+    #[inline(always)]
     fn read_by(&mut self, cursor: &mut Cursor<'_>, show: &mut impl FnMut(Range<usize>, Range<usize>)) -> Option<()> {
         if self.at == 0 {
             cursor.skip_blanks();
@@ -223,12 +229,14 @@ impl Scan {
         }
     }
 
+    #[inline(always)]
     fn end_value(&mut self, cursor: &Cursor<'_>) {
         self.at = cursor.at;
         self.is_behind_value = true;
     }
 
     /// Reads a field's name, up to where its value begins.
+    #[inline(always)]
     fn begin_field(&mut self, cursor: &mut Cursor<'_>, is_on_top: bool) -> Option<()> {
         let begin = cursor.at;
         cursor.string()?;
@@ -242,6 +250,7 @@ impl Scan {
     }
 
     /// A value begins here, and its first byte has come.
+    #[inline(always)]
     fn begin_value(&mut self, cursor: &Cursor<'_>, is_on_top: bool) -> Option<()> {
         cursor.peek()?;
         if is_on_top {
@@ -329,14 +338,27 @@ impl Cursor<'_> {
         (self.at > begin).then_some(())
     }
 
+    #[inline]
     fn string(&mut self) -> Option<()> {
         let begin = self.at;
         self.take(b'"')?;
+        // Most end in the block that they begin in, without an escape.
+        if let Some(at) = self.specials.next_in_block(self.at)
+            && self.text.get(at) == Some(&b'"')
+        {
+            self.at = at + 1;
+            return Some(());
+        }
+        self.rest_of_string(begin)
+    }
+
+    #[inline(never)]
+    fn rest_of_string(&mut self, begin: usize) -> Option<()> {
         if self.open.begin == begin {
             self.at = self.open.read;
             return self.long_string(begin);
         }
-        let long = self.at + LONG_STRING_BYTES;
+        let mut long = self.at + LONG_STRING_BYTES;
         loop {
             self.at = self.specials.next_before(self.at, long)?;
             if self.at >= long {
@@ -347,7 +369,10 @@ impl Cursor<'_> {
                     self.at += 1;
                     return Some(());
                 }
-                b'\\' => self.escape()?,
+                b'\\' => {
+                    self.escape()?;
+                    long = long.saturating_sub(ESCAPE_COUNTS);
+                }
                 _ => return None,
             }
         }

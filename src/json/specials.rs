@@ -4,7 +4,7 @@
 //! They are marked for 64 bytes at a time, without a branch; to search anew behind each would cost more than all else in
 //! texts that are rich in them, as code in JSON is.
 
-use fearless_simd::{Level, Simd, dispatch, prelude::*, u8x64};
+use fearless_simd::{Level, Simd, dispatch, prelude::*, u8x16};
 
 /// How many bytes are marked at a time.
 const BLOCK: usize = 64;
@@ -26,6 +26,18 @@ impl<'a> Specials<'a> {
         Self { text, block: usize::MAX, marks: 0 }
     }
 
+    /// Where the first one from `at` on stands, up to the end of the block that this is in.
+    #[inline]
+    pub fn next_in_block(&mut self, at: usize) -> Option<usize> {
+        let block = at / BLOCK;
+        if block != self.block {
+            self.marks = marks(self.text, block)?;
+            self.block = block;
+        }
+        let behind = self.marks >> (at % BLOCK);
+        (behind != 0).then(|| at + behind.trailing_zeros() as usize)
+    }
+
     /// Where the first one from `at` on stands.
     #[inline]
     pub fn next(&mut self, at: usize) -> Option<usize> {
@@ -36,26 +48,18 @@ impl<'a> Specials<'a> {
     #[inline]
     pub fn next_before(&mut self, mut at: usize, limit: usize) -> Option<usize> {
         loop {
-            let block = at / BLOCK;
-            if block != self.block {
-                self.marks = marks(self.text, block)?;
-                self.block = block;
+            if let Some(found) = self.next_in_block(at) {
+                return Some(found);
             }
-            let behind = self.marks >> (at % BLOCK);
-            if behind != 0 {
-                return Some(at + behind.trailing_zeros() as usize);
-            }
-            at = (block + 1) * BLOCK;
-            if at >= limit {
+            at = (at / BLOCK + 1) * BLOCK;
+            if at >= limit || at >= self.text.len() {
                 return (at < self.text.len()).then_some(at);
             }
         }
     }
 }
 
-/// The marks of a block; `None` behind the end. A function of its own: where it is part of another, the compiler takes
-/// the marks apart, bit by bit, to put them together again.
-#[inline(never)]
+/// The marks of a block; `None` behind the end.
 fn marks(text: &[u8], block: usize) -> Option<u64> {
     let rest = text.get(block * BLOCK..).filter(|rest| !rest.is_empty())?;
     if let Some(whole) = rest.first_chunk() {
@@ -67,14 +71,19 @@ fn marks(text: &[u8], block: usize) -> Option<u64> {
 }
 
 /// By what every CPU of its kind has: a choice would take longer than one block does.
+#[inline]
 fn marks_of(block: &[u8; BLOCK]) -> u64 {
     dispatch!(Level::baseline(), simd => marks_by(simd, block))
 }
 
+/// Sixteen at a time: of the marks of all 64 at once the compiler makes single bits, to put them together again.
 #[inline(always)]
 fn marks_by<S: Simd>(simd: S, block: &[u8; BLOCK]) -> u64 {
-    let bytes = u8x64::simd_from(simd, *block);
-    (bytes.simd_eq(b'"') | bytes.simd_eq(b'\\') | bytes.simd_lt(b' ')).to_bitmask()
+    let (sixteens, _) = block.as_chunks();
+    sixteens.iter().rev().fold(0, |marks, sixteen| {
+        let bytes = u8x16::simd_from(simd, *sixteen);
+        marks << 16 | (bytes.simd_eq(b'"') | bytes.simd_eq(b'\\') | bytes.simd_lt(b' ')).to_bitmask()
+    })
 }
 
 #[cfg(test)]

@@ -5,9 +5,11 @@
 
 use fearless_simd::{Level, Simd, dispatch, prelude::*, u8x64};
 
-/// What of a string has come so far without its end, in bytes, before it is worth to read it on in this way. Names and
+/// What of a string has come so far without its end, in bytes, before it is worth to read it on in this way: names and
 /// short values have ended by then, and several of them stand in a block of [`super::Specials`].
-pub const LONG_STRING_BYTES: usize = 128;
+pub const LONG_STRING_BYTES: usize = 192;
+/// An escape is a stop in that search, and costs as much as so many bytes.
+pub const ESCAPE_COUNTS: usize = 64;
 /// How many bytes are looked at at a time.
 const BLOCK: usize = 64;
 /// The places of even number in a block.

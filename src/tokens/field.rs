@@ -3,7 +3,7 @@
 //! It knows as much of JSON as tells a top-level field from a text or a nested object that looks like one. A text that
 //! is not one whole object has no such field. What the value itself is worth is for a parser to say.
 
-use crate::json::{self, LONG_STRING_BYTES, Reading, Specials};
+use crate::json::{self, ESCAPE_COUNTS, LONG_STRING_BYTES, Reading, Specials};
 
 /// More of a value is not kept, in bytes. What is cut off is no JSON any more.
 const MAX_VALUE_BYTES: usize = 16 * 1024;
@@ -150,7 +150,10 @@ impl Finder {
                     self.state = State::Value;
                     return at + 1;
                 }
-                Some(b'\\') => at + 2,
+                Some(b'\\') => {
+                    long = long.saturating_sub(ESCAPE_COUNTS);
+                    at + 2
+                }
                 _ => at + 1,
             };
         }
