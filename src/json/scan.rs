@@ -214,12 +214,18 @@ impl Scan {
                         self.end_value(cursor);
                     }
                     (b',', is_in_object) => {
+                        let comma = cursor.at - 1;
                         cursor.skip_blanks();
                         let is_on_top = self.nesting.depth == 1;
-                        if is_in_object {
-                            self.begin_field(cursor, is_on_top)?;
+                        let begun = if is_in_object {
+                            self.begin_field(cursor, is_on_top)
                         } else {
-                            self.begin_value(cursor, is_on_top)?;
+                            self.begin_value(cursor, is_on_top)
+                        };
+                        if begun.is_none() {
+                            // The value before may be long, and so may the name that is not whole.
+                            (self.at, self.is_behind_value) = (comma, true);
+                            return None;
                         }
                         break;
                     }
@@ -475,6 +481,19 @@ mod tests {
             agree(&text(&format!("1{}", "}]".repeat(depth))));
             agree(&text(&format!("1{}", "}]".repeat(depth - 1))));
             agree(&text(&format!("1{}]}}", "}]".repeat(depth - 1))));
+        }
+    }
+
+    #[test]
+    fn what_is_read_for_good_is_not_read_again_for_what_is_still_open() {
+        let value = format!("{{\"a\":{{\"b\":\"{}\"", "x".repeat(1000));
+        for behind in [",", " , ", ",\"y", &format!(",\"{}", "y".repeat(1000)), ",\"y\" "] {
+            let mut scan = Scan::of_object();
+            let text = format!("{value}{behind}");
+            for end in [value.len() - 300, text.len(), text.len()] {
+                assert!(scan.read(&text.as_bytes()[..end], |_, _| {}).is_none());
+            }
+            assert!(scan.at >= value.len(), "{behind}");
         }
     }
 
