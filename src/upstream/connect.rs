@@ -1,6 +1,7 @@
 //! New connections to upstream: names resolved, addresses raced, TLS verified.
 
 use super::http2::TAKEN_BYTES;
+use super::watched::Watched;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use std::io;
@@ -23,7 +24,7 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 /// So much may wait in the kernel before it takes no more, in bytes. It would take megabytes of an upload for a slow line,
 /// and nobody could tell that it gets on, nor send anything else meanwhile.
 #[cfg(target_os = "linux")]
-const UNSENT_BYTES: u32 = 256 * 1024;
+const UNSENT_BYTES: u32 = 128 * 1024;
 
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -55,9 +56,9 @@ pub(crate) enum Stream {
     /// HTTP/1.1 without TLS.
     Plain(TcpStream),
     /// HTTP/1.1 over TLS.
-    Tls1(TlsStream<TcpStream>),
+    Tls1(TlsStream<Watched<TcpStream>>),
     /// HTTP/2 over TLS.
-    Tls2(TlsStream<TcpStream>),
+    Tls2(TlsStream<Watched<TcpStream>>),
 }
 
 /// How TLS is spoken to upstream: *ring*, the system's certificates, HTTP/2 preferred.
@@ -94,13 +95,12 @@ pub(crate) async fn connect(host: &str, port: u16, tls: Option<&Arc<ClientConfig
         let Some(config) = tls else { return Ok(Stream::Plain(tcp)) };
         let name =
             ServerName::try_from(host.to_owned()).map_err(|error| ConnectError::Failed(error.to_string().into()))?;
-        let mut stream = TlsConnector::from(config.clone()).connect(name, tcp).await?;
+        #[cfg(target_os = "linux")]
+        // Where that is not known, a slow upload may be given up, and all else is well.
+        let _ = socket2::SockRef::from(&tcp).set_tcp_notsent_lowat(UNSENT_BYTES);
+        let mut stream = TlsConnector::from(config.clone()).connect(name, Watched::new(tcp)).await?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         stream.get_mut().1.set_buffer_limit(Some(TAKEN_BYTES));
-        #[cfg(target_os = "linux")]
-        if is_http2 {
-            socket2::SockRef::from(stream.get_ref().0).set_tcp_notsent_lowat(UNSENT_BYTES)?;
-        }
         Ok(if is_http2 { Stream::Tls2(stream) } else { Stream::Tls1(stream) })
     };
     timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or(Err(ConnectError::TimedOut))

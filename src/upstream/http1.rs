@@ -6,6 +6,7 @@
 
 use super::head::{AnswerHead, WrittenFields};
 use super::response::BodyBroke;
+use super::watched::Watched;
 use crate::http1::chunked::{Decoder, Progress};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{StatusCode, Version};
@@ -48,7 +49,7 @@ pub enum SendError {
 /// How the bytes travel.
 enum Transport {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Watched<TcpStream>>>),
 }
 
 /// A connection.
@@ -97,7 +98,7 @@ impl Connection {
         Self::over(Transport::Plain(stream))
     }
 
-    pub(super) fn tls(stream: TlsStream<TcpStream>) -> Self {
+    pub(super) fn tls(stream: TlsStream<Watched<TcpStream>>) -> Self {
         Self::over(Transport::Tls(Box::new(stream)))
     }
 

@@ -7,6 +7,7 @@ pub mod http1;
 pub mod http2;
 mod pool;
 mod response;
+mod watched;
 
 pub use connect::{NoCertificates, tls_config};
 pub(crate) use connect::{Stream, connect};

@@ -17,6 +17,7 @@ pub use protocol::Protocol;
 
 use super::body::RequestBody;
 use super::head::AnswerHead;
+use super::watched::Progress;
 use crate::hpack::Encoder;
 use answer::MAX_HEAD_BYTES;
 use bytes::Bytes;
@@ -96,14 +97,14 @@ impl Connection {
     /// When there is none that takes a request.
     pub(super) async fn open<T>(stream: T) -> Result<Self, OpenError>
     where
-        T: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncBufRead + AsyncWrite + Progress + Unpin + Send + 'static,
     {
         Self::start(stream, (PING_INTERVAL, PING_TIMEOUT)).await
     }
 
     async fn start<T>(stream: T, times: (Duration, Duration)) -> Result<Self, OpenError>
     where
-        T: AsyncBufRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncBufRead + AsyncWrite + Progress + Unpin + Send + 'static,
     {
         let shared = Arc::new(Shared {
             protocol: Mutex::new(Protocol::default()),
@@ -220,6 +221,7 @@ impl Body {
 
 #[cfg(test)]
 mod tests {
+    use super::super::watched::Watched;
     use super::*;
     use crate::hpack::Name;
     use proptest::prelude::*;
@@ -274,7 +276,7 @@ mod tests {
         let settings = frame(SETTINGS, 0, 0, &[&[0, 4][..], &much].concat());
         other_end.write_all(&[settings, frame(WINDOW_UPDATE, 0, 0, &much)].concat()).await.unwrap();
         let times = (Duration::from_millis(50), Duration::from_millis(250));
-        let connection = Connection::start(BufReader::new(this_end), times).await.unwrap();
+        let connection = Connection::start(BufReader::new(Watched::new(this_end)), times).await.unwrap();
         let sender = connection.take_stream();
         let upload = body(&[Bytes::from(vec![0; 1_000_000])]);
         let sending = sender.send(&head, &upload);
@@ -360,6 +362,12 @@ mod tests {
 
     /// Counts what is written at once.
     struct Writes<T>(T, Arc<AtomicUsize>);
+
+    impl<T> Progress for Writes<T> {
+        fn take_progress(&mut self) -> bool {
+            false
+        }
+    }
 
     impl<T: AsyncRead + Unpin> AsyncRead for Writes<T> {
         fn poll_read(

@@ -3,6 +3,7 @@
 //! Requests are woken by what it reads, and it is woken by what they have to send, behind all others that have something to
 //! do in the same turn. So what many have to say leaves in one TLS record, by one system call.
 
+use super::super::watched::Progress;
 use super::Shared;
 use super::error::{Reason, StreamError};
 use super::protocol::Protocol;
@@ -21,9 +22,9 @@ const TURN_BYTES: usize = 128 * 1024;
 /// Works a connection until nobody needs it any more, or it has ended.
 pub(super) async fn drive<T>(stream: T, shared: Arc<Shared>, (interval, patience): (Duration, Duration))
 where
-    T: AsyncBufRead + AsyncWrite + Unpin,
+    T: AsyncBufRead + AsyncWrite + Progress + Unpin,
 {
-    let mut ends = Ends::new(stream);
+    let mut ends = Ends { stream, sending: Vec::new(), sent: 0, is_stuck: false, is_deaf: false, has_left: false };
     let mut silence = Silence::new(interval, patience);
     poll_fn(|cx| ends.poll(cx, &shared, &mut silence)).await;
     if !ends.has_left {
@@ -37,11 +38,8 @@ struct Ends<T> {
     stream: T,
     sending: Vec<u8>,
     sent: usize,
-    /// The stream takes nothing at the moment: not even into its own buffer, or only to keep it there.
-    is_full: bool,
+    /// The stream takes nothing at the moment.
     is_stuck: bool,
-    /// It had taken nothing, and takes something again: so upstream has.
-    has_got_on: bool,
     /// It takes nothing any more. What upstream said before is still to be read: a GOAWAY most likely, by which requests
     /// are known that nobody has processed. The end of that is near: a connection that takes nothing is closed, and if
     /// not, no PING is answered on it.
@@ -57,20 +55,7 @@ struct Heard {
     all: bool,
 }
 
-impl<T: AsyncBufRead + AsyncWrite + Unpin> Ends<T> {
-    fn new(stream: T) -> Self {
-        Self {
-            stream,
-            sending: Vec::new(),
-            sent: 0,
-            is_full: false,
-            is_stuck: false,
-            has_got_on: false,
-            is_deaf: false,
-            has_left: false,
-        }
-    }
-
+impl<T: AsyncBufRead + AsyncWrite + Progress + Unpin> Ends<T> {
     fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared, silence: &mut Silence) -> Poll<()> {
         let Heard { anything, all } = self.poll_read(cx, shared);
         let mut protocol = shared.protocol();
@@ -85,7 +70,7 @@ impl<T: AsyncBufRead + AsyncWrite + Unpin> Ends<T> {
         self.has_left |= protocol.has_ended() && self.sent < self.sending.len();
         drop(protocol);
         self.is_stuck = self.poll_send(cx, shared).is_pending();
-        if std::mem::take(&mut self.has_got_on) {
+        if self.stream.take_progress() {
             silence.note_life();
         }
         let mut protocol = shared.protocol();
@@ -140,22 +125,16 @@ impl<T: AsyncBufRead + AsyncWrite + Unpin> Ends<T> {
                     break;
                 }
             }
-            let written = Pin::new(&mut self.stream).poll_write(cx, &self.sending[self.sent..]);
-            let was_full = std::mem::replace(&mut self.is_full, written.is_pending());
-            match ready!(written) {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.sending[self.sent..])) {
                 Ok(count @ 1..) => {
-                    self.has_got_on |= was_full;
                     self.sent += count;
                     shared.protocol().note_handed(count);
                 }
                 Ok(_) | Err(_) => self.fall_deaf(shared),
             }
         }
-        if !(self.is_deaf || self.has_left) {
-            match ready!(Pin::new(&mut self.stream).poll_flush(cx)) {
-                Ok(()) => self.has_got_on |= self.is_stuck,
-                Err(_) => self.fall_deaf(shared),
-            }
+        if !(self.is_deaf || self.has_left) && ready!(Pin::new(&mut self.stream).poll_flush(cx)).is_err() {
+            self.fall_deaf(shared);
         }
         Poll::Ready(())
     }

@@ -13,9 +13,6 @@ use std::task::{Context, Poll, Waker};
 const SMALL_BODY_BYTES: usize = 16 * 1024;
 /// A frame of a larger one with its head is what a TLS record takes, in bytes.
 const PART_BYTES: usize = 16 * 1024 - frame::HEAD_BYTES;
-/// What one request may send in its turn where others wait, in bytes.
-const TURN_BYTES: usize = GATHERED_BYTES / TURNS;
-
 impl Protocol {
     /// Opens a stream with the head of a request, and says its number. Waits where upstream allows fewer streams than it
     /// did a moment ago.
@@ -81,7 +78,7 @@ impl Protocol {
     pub fn send(&mut self, id: u32, pieces: &mut Vec<Bytes>) {
         let left: usize = pieces.iter().map(Bytes::len).sum();
         let is_large = left > PART_BYTES;
-        let mut turn = if is_large && self.are_several_sent() { TURN_BYTES } else { GATHERED_BYTES };
+        let mut turn = GATHERED_BYTES / if is_large { self.uploads() } else { 1 };
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let has_begun = stream.begins_at.is_some();
         let mut has_sent = false;
@@ -129,9 +126,10 @@ impl Protocol {
         }
     }
 
-    /// Whether more than one request has not been sent to its end.
-    fn are_several_sent(&self) -> bool {
-        self.streams.values().filter(|stream| !stream.is_sent && !stream.is_reset).nth(1).is_some()
+    /// How many requests have something to send and may, up to as many as get on at once.
+    fn uploads(&self) -> usize {
+        let uploads = self.streams.values().filter(|it| !it.is_sent && !it.is_reset && it.send_window > 0);
+        uploads.take(TURNS).count().max(1)
     }
 
     /// The head of an answer.
