@@ -4,7 +4,7 @@ mod scan;
 mod specials;
 mod string;
 
-pub use scan::{Scan, elements, fields, is_name, values};
+pub use scan::{Scan, elements, is_name, values};
 pub use specials::Specials;
 pub use string::{ESCAPE_COUNTS, LONG_STRING_BYTES, Reading, read as read_string};
 

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 /// Shows the fields of an object in their order, name and value as they were written; `None` where `object` is none, or
 /// not one alone. The fields before a mistake have been shown by then.
-pub fn fields<'a>(object: &'a str, mut show: impl FnMut(&'a str, &'a str)) -> Option<()> {
+fn fields<'a>(object: &'a str, mut show: impl FnMut(&'a str, &'a str)) -> Option<()> {
     let mut scan = Scan::of_object();
     let at = |range: Range<usize>| object.get(range).unwrap_or_default();
     scan.read(object.as_bytes(), |name, value| show(at(name), at(value)))

@@ -349,12 +349,8 @@ fn who_asks_much_and_takes_nothing_is_not_listened_to() {
     assert!(!protocol.owes_too_much());
 }
 
-#[test]
-fn large_bodies_take_turns_and_small_ones_do_not_wait_for_them() {
-    (2..=6).for_each(take_turns);
-}
-
-fn take_turns(uploads: usize) {
+/// A connection whose windows no upload fills.
+fn boundless() -> Protocol {
     let mut protocol = settled();
     let much = 0x7fff_0000u32;
     let settings = [&[0, 4][..], &much.to_be_bytes()].concat();
@@ -362,6 +358,16 @@ fn take_turns(uploads: usize) {
         &[frame(kind::SETTINGS, 0, 0, &settings), frame(kind::WINDOW_UPDATE, 0, 0, &much.to_be_bytes())].concat(),
     );
     sent(&mut protocol);
+    protocol
+}
+
+#[test]
+fn large_bodies_take_turns_and_small_ones_do_not_wait_for_them() {
+    (2..=6).for_each(take_turns);
+}
+
+fn take_turns(uploads: usize) {
+    let mut protocol = boundless();
     // None of them ends meanwhile.
     let endless = Bytes::from(vec![0; 30_000_000]);
     let mut bodies: BTreeMap<u32, Vec<Bytes>> = BTreeMap::new();
@@ -392,13 +398,7 @@ fn take_turns(uploads: usize) {
 /// What is more than the stream below takes at once leaves in a record and a packet of its own.
 #[test]
 fn what_is_gathered_of_a_large_body_is_what_is_taken_at_once() {
-    let mut protocol = settled();
-    let much = 0x7fff_0000u32;
-    let settings = [&[0, 4][..], &much.to_be_bytes()].concat();
-    protocol.receive(
-        &[frame(kind::SETTINGS, 0, 0, &settings), frame(kind::WINDOW_UPDATE, 0, 0, &much.to_be_bytes())].concat(),
-    );
-    sent(&mut protocol);
+    let mut protocol = boundless();
     let Poll::Ready(Ok(id)) = protocol.poll_open(&cx(), head, true) else { panic!("it is open") };
     let mut pieces = vec![Bytes::from(vec![0; 1_000_000])];
     let (mut lengths, mut sending) = (Vec::new(), Vec::new());
