@@ -13,12 +13,14 @@ WORKDIR /build
 # The dependencies, in a layer that stays until one of them changes: they are built for a program that is empty, which
 # is then forgotten.
 COPY Cargo.toml Cargo.lock ./
-# How jemalloc is built.
+# How they and jemalloc are built.
 COPY .cargo .cargo
+COPY build/rustc build/profile-*.profdata build/
 COPY emulator/Cargo.toml emulator/
 # A member of the workspace that is not built: cargo only wants to know that it is there.
 COPY bench/Cargo.toml bench/
-RUN mkdir src build bench/src emulator/src \
+RUN chmod +x build/rustc \
+    && mkdir src bench/src emulator/src \
     && touch src/lib.rs emulator/src/lib.rs \
     && echo 'fn main() {}' | tee src/main.rs build/main.rs >bench/src/main.rs \
     && cargo auditable build --release --locked \
@@ -29,7 +31,8 @@ COPY build build
 COPY docs/runbook docs/runbook
 COPY emulator/src emulator/src
 COPY src src
-RUN cargo auditable build --release --locked
+# Not every way of a source to a builder keeps that it can be run.
+RUN chmod +x build/rustc && cargo auditable build --release --locked
 
 # The rest of the image: glibc, which resolves names by itself (its dns and files services are part of it), the
 # certificates that upstream's is verified against, and for scanners and readers what these are and their licences.

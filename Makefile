@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help dev release test lint test-rust fuzz soak clients agents pi image pages schemathesis html diagrams tls test-deploy \
 	test-release reproducible deny advisories shellcheck \
-	bench bench-quick bench-instructions bench-baseline order
+	bench bench-quick bench-instructions bench-baseline order profile
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,11 @@ bench-baseline: ## the same, and make it the baseline
 
 order: ## write build/order.ld, the order of functions in the release build (needs valgrind and nm), after large changes
 	KEEP_NAMES=1 $(MEASURE) order
+
+profile: ## write build/profile-….profdata, how often branches of the release build are taken (needs llvm-profdata)
+	PROFILE_GENERATE=1 cargo build --release --locked --target-dir target/profile
+	rm -f build/profile-*.profdata
+	cargo run --profile quick --locked --package ai-proxy-bench -- --gateway target/profile/release/ai-proxy profile
 
 # Two calls of cargo, since the features of the benchmark's dependencies are not to be the gateway's.
 MEASURE = cargo build --release --locked && cargo run --profile quick --locked --package ai-proxy-bench -- \

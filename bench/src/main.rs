@@ -11,6 +11,7 @@ mod order;
 mod parts;
 mod payload;
 mod process;
+mod profile;
 mod report;
 mod statistics;
 mod upstream;
@@ -32,6 +33,7 @@ Usage:
   ai-proxy-bench [OPTIONS] instructions                 count instructions, compare with the baseline
   ai-proxy-bench [OPTIONS] baseline                     count instructions, make them the baseline
   ai-proxy-bench [OPTIONS] order                        write build/order.ld, the order of functions
+  ai-proxy-bench [OPTIONS] profile                      write build/profile-….profdata, what the release build is made with
   ai-proxy-bench [OPTIONS] table                        show what was measured
 
 Options:
@@ -106,6 +108,7 @@ fn run(words: &Words) -> Result<ExitCode> {
     }
     let effort = match command.as_str() {
         "full" | "instructions" | "baseline" | "order" => Effort::FULL,
+        "profile" => profile::EFFORT,
         "quick" => Effort::QUICK,
         "check" => Effort::CHECK,
         other => return Err(format!("'{other}' is no command; see --help").into()),
@@ -126,7 +129,6 @@ fn run(words: &Words) -> Result<ExitCode> {
     }
     // With one CPU everything shares it, and only CPU times mean anything.
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let report = Report::new(command, &gateway);
     let bench_cpu = if cpus > BENCH_CPU { BENCH_CPU } else { PROXY_CPU };
     process::pin(&[bench_cpu])?;
     on_one_thread(async {
@@ -136,7 +138,8 @@ fn run(words: &Words) -> Result<ExitCode> {
             match command.as_str() {
                 "instructions" | "baseline" => instructions(&lab, command == "baseline").await,
                 "order" => order(&lab).await,
-                _ => measure(&lab, report, words, &parts).await,
+                "profile" => profile(lab).await,
+                _ => measure(&lab, Report::new(command, &lab.stable.gateway), words, &parts).await,
             }
         };
         // Whatever was started ends when this does.
@@ -182,7 +185,16 @@ async fn instructions(lab: &Lab, make_baseline: bool) -> Result<ExitCode> {
 }
 
 async fn order(lab: &Lab) -> Result<ExitCode> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/order.ld");
-    print!("{}", order::write(lab, &file).await?);
+    print!("{}", order::write(lab, &build_folder().join("order.ld")).await?);
     Ok(ExitCode::SUCCESS)
+}
+
+async fn profile(lab: Lab) -> Result<ExitCode> {
+    print!("{}", profile::write(lab, &build_folder()).await?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the gateway is built with.
+fn build_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("build")
 }
