@@ -100,7 +100,6 @@ order: ## write build/order.ld, the order of functions in the release build (nee
 
 profile: ## write build/profile-….profdata, how often branches of the release build are taken (needs llvm-profdata)
 	PROFILE_GENERATE=1 cargo build --release --locked --target-dir target/profile
-	rm -f build/profile-*.profdata
 	cargo run --profile quick --locked --package ai-proxy-bench -- --gateway target/profile/release/ai-proxy profile
 
 # Two calls of cargo, since the features of the benchmark's dependencies are not to be the gateway's.

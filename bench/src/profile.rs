@@ -46,9 +46,23 @@ pub(crate) async fn write(mut lab: Lab, folder: &Path) -> Result<String> {
     compiler.merge(&["--text".as_ref(), counts.path().as_os_str()], &text)?;
     let (lean, functions) = lean(&fs::read_to_string(&text)?);
     fs::write(&text, lean)?;
+    let profile = counts.path().join("profile");
+    compiler.merge(&[text.as_os_str()], &profile)?;
+    remove_profiles(folder)?;
     let file = folder.join(compiler.profile_name());
-    compiler.merge(&[text.as_os_str()], &file)?;
+    fs::copy(profile, &file)?;
     Ok(format!("{}: {functions} functions\n", file.display()))
+}
+
+/// Removes those of other compilers too: there is one.
+fn remove_profiles(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "profdata") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// The compiler that a profile is for, and its tool for profiles.
@@ -71,7 +85,10 @@ impl Compiler {
         let major = llvm.split('.').next().unwrap_or_default();
         let debians = PathBuf::from(format!("llvm-profdata-{major}"));
         let merger = if of_rustup.is_file() { of_rustup } else { debians };
-        Ok(Self { release, llvm, merger })
+        let compiler = Self { release, llvm, merger };
+        // Before anything is asked.
+        compiler.run(&["merge".as_ref(), "--help".as_ref()])?;
+        Ok(compiler)
     }
 
     /// As `build/rustc` looks for it.
@@ -81,7 +98,11 @@ impl Compiler {
 
     /// Makes one profile of others.
     fn merge(&self, words: &[&OsStr], into: &Path) -> Result<()> {
-        let output = Command::new(&self.merger).arg("merge").arg("-o").arg(into).args(words).output();
+        self.run(&[&["merge".as_ref(), "-o".as_ref(), into.as_os_str()], words].concat())
+    }
+
+    fn run(&self, words: &[&OsStr]) -> Result<()> {
+        let output = Command::new(&self.merger).args(words).output();
         let output = output.map_err(|error| {
             let name = self.merger.display();
             format!(
