@@ -268,15 +268,21 @@ mod tests {
         assert!(!is_ended_by_silence(false, false).await);
     }
 
-    /// An upload to one that reads so much every 20 ms, and says nothing: whether it has been given up before a second and
-    /// a half, which is five times the patience.
-    async fn is_upload_given_up(bytes_at_a_time: usize) -> bool {
-        let (this_end, mut other_end) = duplex(4096);
+    /// Windows without an end.
+    fn boundless() -> Vec<u8> {
         let much = 0x7000_0000_u32.to_be_bytes();
         let settings = frame(SETTINGS, 0, 0, &[&[0, 4][..], &much].concat());
-        other_end.write_all(&[settings, frame(WINDOW_UPDATE, 0, 0, &much)].concat()).await.unwrap();
+        [settings, frame(WINDOW_UPDATE, 0, 0, &much)].concat()
+    }
+
+    /// An upload to one that reads so much every 20 ms, and says nothing: whether it has been given up before a second and
+    /// a half, which is five times the patience.
+    async fn is_upload_given_up<T>(this_end: T, mut other_end: DuplexStream, bytes_at_a_time: usize) -> bool
+    where
+        T: AsyncBufRead + AsyncWrite + Progress + Send + Unpin + 'static,
+    {
         let times = (Duration::from_millis(50), Duration::from_millis(250));
-        let connection = Connection::start(BufReader::new(Watched::new(this_end)), times).await.unwrap();
+        let connection = Connection::start(this_end, times).await.unwrap();
         let sender = connection.take_stream();
         let upload = body(&[Bytes::from(vec![0; 1_000_000])]);
         let sending = sender.send(&head, &upload);
@@ -296,14 +302,58 @@ mod tests {
         }
     }
 
+    /// The ends of a connection over which upstream has said that it takes all.
+    async fn plain() -> (BufReader<Watched<DuplexStream>>, DuplexStream) {
+        let (this_end, mut other_end) = duplex(4096);
+        other_end.write_all(&boundless()).await.unwrap();
+        (BufReader::new(Watched::new(this_end)), other_end)
+    }
+
+    /// The same with TLS, whose buffer is between the connection and what can be seen; the other end is below TLS.
+    async fn over_tls() -> (tokio_rustls::client::TlsStream<Watched<DuplexStream>>, DuplexStream) {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+        let provider = || Arc::new(rustls::crypto::ring::default_provider());
+        let server = rustls::ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let server = server.unwrap().with_no_client_auth().with_single_cert(vec![own.cert.der().clone()], key).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(own.cert.der().clone()).unwrap();
+        let client = rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let client = client.unwrap().with_root_certificates(roots).with_no_client_auth();
+        let (this_end, other_end) = duplex(4096);
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let connecting = connector.connect("localhost".try_into().unwrap(), Watched::new(this_end));
+        let accepting = tokio_rustls::TlsAcceptor::from(Arc::new(server)).accept(other_end);
+        let (connected, accepted) = tokio::join!(connecting, accepting);
+        let (mut connected, mut accepted) = (connected.unwrap(), accepted.unwrap());
+        connected.get_mut().1.set_buffer_limit(Some(TAKEN_BYTES));
+        accepted.write_all(&boundless()).await.unwrap();
+        accepted.flush().await.unwrap();
+        (connected, accepted.into_inner().0)
+    }
+
     #[tokio::test]
     async fn who_takes_an_upload_slowly_is_there() {
-        assert!(!is_upload_given_up(2000).await);
+        let (this_end, other_end) = plain().await;
+        assert!(!is_upload_given_up(this_end, other_end, 2000).await);
     }
 
     #[tokio::test]
     async fn who_takes_nothing_of_an_upload_has_gone() {
-        assert!(is_upload_given_up(0).await);
+        let (this_end, other_end) = plain().await;
+        assert!(is_upload_given_up(this_end, other_end, 0).await);
+    }
+
+    #[tokio::test]
+    async fn who_takes_an_upload_over_tls_slowly_is_there() {
+        let (this_end, other_end) = over_tls().await;
+        assert!(!is_upload_given_up(this_end, other_end, 2000).await);
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_of_an_upload_over_tls_has_gone() {
+        let (this_end, other_end) = over_tls().await;
+        assert!(is_upload_given_up(this_end, other_end, 0).await);
     }
 
     const DATA: u8 = 0;
