@@ -1,6 +1,6 @@
 # The gateway and nothing else: `docker build .` here, or `gcloud run deploy --source=.`, which runs just that. Plain
 # Dockerfile instructions only, so that every builder takes it.
-FROM rust:1.95-slim-bookworm AS build
+FROM rust:1.95.0-slim-bookworm AS build
 
 # jemalloc is built with make; C compiler, linker and certificates are there.
 RUN apt-get update \
@@ -15,7 +15,7 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
 # How they and jemalloc are built.
 COPY .cargo .cargo
-COPY build/rustc build/profile-*.profdata build/
+COPY build/rustc build/
 COPY emulator/Cargo.toml emulator/
 # A member of the workspace that is not built: cargo only wants to know that it is there.
 COPY bench/Cargo.toml bench/

@@ -99,8 +99,8 @@ order: ## write build/order.ld, the order of functions in the release build (nee
 	KEEP_NAMES=1 $(MEASURE) order
 
 profile: ## write build/profile-….profdata, how often branches of the release build are taken (needs llvm-profdata)
-	PROFILE_GENERATE=1 cargo build --release --locked --target-dir target/profile
-	cargo run --profile quick --locked --package ai-proxy-bench -- --gateway target/profile/release/ai-proxy profile
+	cargo build --release --locked --target-dir target/counting
+	cargo run --profile quick --locked --package ai-proxy-bench -- --gateway target/counting/release/ai-proxy profile
 
 # Two calls of cargo, since the features of the benchmark's dependencies are not to be the gateway's.
 MEASURE = cargo build --release --locked && cargo run --profile quick --locked --package ai-proxy-bench -- \

@@ -30,15 +30,12 @@ fn program(folder: &TempDir, name: &str, text: &str) {
 }
 
 /// What the compiler is told in place of these words.
-fn told(folder: &TempDir, before: &[&str], package: &str, generate: bool, words: &[&str]) -> String {
+fn told(folder: &TempDir, before: &[&str], package: &str, words: &[&str]) -> String {
     let mut command = Command::new(folder.path().join("wrapper"));
     command.args(before.iter().map(|name| folder.path().join(name))).arg(folder.path().join("rustc")).args(words);
-    command.env("CARGO_PKG_NAME", package).env("CARGO_PKG_VERSION", "7.8.9").env_remove("PROFILE_GENERATE");
+    command.env("CARGO_PKG_NAME", package).env("CARGO_PKG_VERSION", "7.8.9");
     // Shells know no such names, and some drop them.
     command.env("A-B", "x");
-    if generate {
-        command.env("PROFILE_GENERATE", "1");
-    }
     let output = command.output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let told = String::from_utf8_lossy(&output.stdout).replace(&*folder.path().to_string_lossy(), "FOLDER");
@@ -53,9 +50,10 @@ fn the_release_build_has_its_profile() {
     let folder = folder("1.2.3");
     let profiled = format!("<-Cprofile-use=FOLDER/{PROFILE}><-Cllvm-args=-no-pgo-warn-mismatch>");
     for (lto, before) in [("linker-plugin-lto", &[][..]), ("lto=fat", &[]), ("lto=fat", &["between"])] {
-        let words = ["a b.rs", "-C", lto, "-C", "metadata=0123", "-C", "extra-filename=-4567"];
-        let of = |package| told(&folder, before, package, false, &words);
-        let rest = |name: &str| format!("<a b.rs><-C><{lto}><-C><metadata={name}><-C><extra-filename=-4567>");
+        let words = ["--crate-name", "x", "a b.rs", "-C", lto, "-C", "metadata=0123", "-C", "extra-filename=-4567"];
+        let of = |package| told(&folder, before, package, &words);
+        let rest =
+            |name: &str| format!("<--crate-name><x><a b.rs><-C><{lto}><-C><metadata={name}><-C><extra-filename=-4567>");
         assert_eq!(of("ai-proxy"), rest("ai-proxy") + &profiled);
         assert_eq!(of("ai-proxy-emulator"), rest("ai-proxy-emulator") + &profiled);
         // There may be two versions of one crate.
@@ -66,20 +64,30 @@ fn the_release_build_has_its_profile() {
 #[test]
 fn the_program_that_counts() {
     let folder = folder("1.2.3");
-    let of = |package| told(&folder, &[], package, true, &["-C", "lto=fat", "-C", "metadata=0"]);
-    assert_eq!(of("ai-proxy"), "<-C><lto=fat><-C><metadata=ai-proxy><-Cprofile-generate>");
-    assert_eq!(of("tokio"), "<-C><lto=fat><-C><metadata=tokio-7.8.9>");
+    let words = ["-C", "lto=fat", "-C", "metadata=0", "--out-dir", "/a b/target/counting/release/deps"];
+    let rest = "<-C><lto=fat><-C><metadata=NAME><--out-dir></a b/target/counting/release/deps>";
+    let of = |package| told(&folder, &[], package, &words);
+    assert_eq!(of("ai-proxy"), rest.replace("NAME", "ai-proxy") + "<-Cprofile-generate>");
+    assert_eq!(of("tokio"), rest.replace("NAME", "tokio-7.8.9"));
 }
 
 #[test]
 fn every_other_build_is_what_cargo_says() {
-    let words = ["x.rs", "-C", "opt-level=3", "-C", "metadata=0123", ""];
-    let as_they_are = "<x.rs><-C><opt-level=3><-C><metadata=0123><>";
-    assert_eq!(told(&folder("1.2.3"), &[], "ai-proxy", false, &words), as_they_are);
-    assert_eq!(told(&folder("1.2.3"), &[], "ai-proxy", true, &words), as_they_are);
-    assert_eq!(told(&folder("1.2.3"), &[], "", true, &["-C", "lto=fat", "-"]), "<-C><lto=fat><->");
-    let of_another_compiler = told(&folder("1.2.4"), &[], "ai-proxy", false, &["-C", "lto=fat", "-C", "metadata=0"]);
-    assert_eq!(of_another_compiler, "<-C><lto=fat><-C><metadata=ai-proxy>");
+    let words = ["x.rs", "-C", "opt-level=3", "-C", "metadata=0123", "", "--out-dir", "target/counting/release/deps"];
+    let as_they_are = "<x.rs><-C><opt-level=3><-C><metadata=0123><><--out-dir><target/counting/release/deps>";
+    assert_eq!(told(&folder("1.2.3"), &[], "ai-proxy", &words), as_they_are);
+    assert_eq!(told(&folder("1.2.3"), &[], "", &["-C", "lto=fat", "-"]), "<-C><lto=fat><->");
+}
+
+#[test]
+fn another_compiler_builds_without() {
+    let words = ["--crate-name", "metadata=x", "-C", "lto=fat", "-C", "metadata=0"];
+    let named = "<--crate-name><metadata=x><-C><lto=fat><-C><metadata=ai-proxy>";
+    assert_eq!(told(&folder("1.2.4"), &[], "ai-proxy", &words), named);
+    // It does not say what it is.
+    let folder = folder("1.2.3");
+    program(&folder, "rustc", "#!/bin/bash\n[[ $1 != -vV ]] || exit 1\nprintf '<%s>' \"$@\"; env | grep '^A-B='\n");
+    assert_eq!(told(&folder, &[], "ai-proxy", &words), named);
 }
 
 #[test]
@@ -89,9 +97,7 @@ fn the_image_is_built_by_the_compiler_that_the_profile_is_for() {
     let profiles: Vec<_> = names.iter().filter_map(|name| name.to_str()?.strip_prefix("profile-")).collect();
     let dockerfile = fs::read_to_string(root.join("Dockerfile")).unwrap();
     let image = dockerfile.lines().find_map(|line| line.strip_prefix("FROM rust:")).unwrap();
-    let version = image.split('-').next().unwrap();
-    assert!(
-        matches!(profiles[..], [only] if only.starts_with(&format!("{version}."))),
-        "{profiles:?} for rust {version}"
-    );
+    let (version, _) = image.split_once('-').unwrap();
+    let is_for_it = |profile: &str| profile.strip_prefix(version).is_some_and(|rest| rest.starts_with("-llvm-"));
+    assert!(matches!(profiles[..], [only] if is_for_it(only)), "{profiles:?} for rust {version}");
 }

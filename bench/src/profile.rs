@@ -40,7 +40,7 @@ pub(crate) async fn write(mut lab: Lab, folder: &Path) -> Result<String> {
         parts::run(part, &lab).await?;
     }
     if fs::read_dir(counts.path())?.next().is_none() {
-        return Err("the gateway has counted nothing: build it with PROFILE_GENERATE=1".into());
+        return Err("the gateway has counted nothing: build/rustc had no part in it".into());
     }
     let text = counts.path().join("text");
     compiler.merge(&["--text".as_ref(), counts.path().as_os_str()], &text)?;
