@@ -4,6 +4,7 @@ mod callgrind;
 mod contestant;
 mod figure;
 mod head;
+mod idle;
 mod lab;
 mod load;
 mod machine;

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, gettid, sched_setaffinity};
 use std::cmp::Reverse;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -29,6 +29,18 @@ fn keep_on(thread: Option<Pid>, cpus: &[usize]) -> Result<()> {
     cpus.iter().for_each(|cpu| set.set(*cpu));
     sched_setaffinity(thread, &set).map_err(|error| format!("cannot pin to CPUs {cpus:?}: {error}"))?;
     Ok(())
+}
+
+/// This thread runs only where nobody else wants to, from now on.
+pub(crate) fn run_only_when_idle() -> Result<()> {
+    let mut command = Command::new("chrt");
+    command.args(["--idle", "--pid", "0"]).arg(gettid().to_string());
+    let output = command.output().map_err(|error| format!("chrt: {error}"))?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("chrt: {}", String::from_utf8_lossy(&output.stderr).trim()).into())
+    }
 }
 
 /// CPU time used so far by all threads of a process, in nanoseconds of the scheduler's own accounting.
@@ -167,7 +179,7 @@ impl Threads {
     pub(crate) fn pause(&self) -> Result<()> {
         self.signal(Signal::STOP)?;
         let deadline = Instant::now() + PAUSE_TIMEOUT;
-        while !self.all(b"T") {
+        while !self.are_stopped() {
             if Instant::now() > deadline {
                 return Err("a program does not stop".into());
             }
@@ -198,11 +210,6 @@ impl Threads {
         Ok(())
     }
 
-    /// Whether each of them waits for something.
-    pub(crate) fn are_idle(&self) -> bool {
-        self.all(b"SI")
-    }
-
     fn signal(&self, signal: Signal) -> Result<()> {
         for process in &self.processes {
             kill_process(*process, signal)?;
@@ -210,14 +217,14 @@ impl Threads {
         Ok(())
     }
 
-    /// Whether each of them is in one of these states, or has ended.
-    fn all(&self, states: &[u8]) -> bool {
+    /// Whether each of them is stopped, or has ended.
+    fn are_stopped(&self) -> bool {
         self.states.iter().all(|file| {
             let mut text = [0; 64];
             let Ok(count) = file.read_at(&mut text, 0) else { return true };
             // A number, a name in brackets, the state.
             let name_end = text[..count].iter().rposition(|byte| *byte == b')');
-            name_end.and_then(|end| text.get(end + 2)).is_some_and(|state| states.contains(state))
+            name_end.and_then(|end| text.get(end + 2)).is_some_and(|state| *state == b'T')
         })
     }
 }

@@ -10,6 +10,7 @@ use super::in_turn;
 use crate::Result;
 use crate::contestant::{Contestant, Running};
 use crate::figure::{Figure, Goal};
+use crate::idle::IdleWatch;
 use crate::lab::Lab;
 use crate::load::{Batch, Turn};
 use crate::payload::Question;
@@ -22,12 +23,8 @@ use std::time::{Duration, Instant};
 const WARM_UP: usize = 3;
 /// The time that a turn has for each of its batches.
 const BATCH: Duration = Duration::from_millis(100);
-/// How often it is looked whether the program has nothing left to do; it costs a part of a core.
-const IDLE_INTERVAL: Duration = Duration::from_micros(250);
-/// This part of the time that a batch has taken at least is slept before that.
-const SLEPT: f64 = 0.75;
-/// How long a program may take for a batch.
-const RUN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a program may take for a half of a batch.
+const RUN_TIMEOUT: Duration = Duration::from_secs(2);
 /// All is written that upstream has to say, so long after the last question came.
 const SETTLE: Duration = Duration::from_millis(5);
 /// Upstream gets no more questions when none came for so long.
@@ -59,7 +56,7 @@ pub(crate) async fn run(lab: &Lab) -> Result<Vec<Figure>> {
         for round in 0..lab.effort.rounds {
             let (mut rate, mut cpu) = ([0.0; 3], [0.0; 3]);
             for at in in_turn(&[0, 1, 2], round).copied() {
-                (rate[at], cpu[at]) = turn(lab, &all[at], if at == 0 { 1 } else { 2 }).await?;
+                (rate[at], cpu[at]) = turn(lab, &all[at], &cpus[..if at == 0 { 1 } else { 2 }]).await?;
             }
             factor.note(Contestant::Gateway, rate[1] / rate[0]);
             of_processes.note(Contestant::Gateway, rate[2] / rate[0]);
@@ -75,33 +72,37 @@ pub(crate) async fn run(lab: &Lab) -> Result<Vec<Figure>> {
 
 /// Requests in a second of the time for which this had the cores, be it one process or two; and the CPU time for each, in
 /// seconds.
-async fn turn(lab: &Lab, running: &[Running], cores: usize) -> Result<(f64, f64)> {
+async fn turn(lab: &Lab, running: &[Running], cpus: &[usize]) -> Result<(f64, f64)> {
     let question = Question::new(1024, false);
     lab.upstream.expect(&question, None)?;
     let targets: Vec<_> = running.iter().map(|running| running.address).collect();
     let turn = Turn::new(targets[0], question);
-    let clients = lab.effort.streams * cores;
+    let clients = lab.effort.streams * cpus.len();
     let mut batch = Batch::open(&targets, clients).await?;
     let processes: Vec<_> = running.iter().filter_map(|running| running.process.as_ref()).collect();
     let threads = processes.iter().map(|process| process.threads()).collect::<Result<Vec<_>>>()?;
+    let watch = IdleWatch::of(cpus)?;
+    let run = || -> Result<Option<Duration>> {
+        let taken = watch.until_idle(RUN_TIMEOUT, || go_on(&threads))?;
+        // On a machine that always has other things to do, no end is seen.
+        Ok(taken.or(Some(RUN_TIMEOUT).filter(|_| !lab.effort.needs_quiet)))
+    };
     let cpu_time = || processes.iter().map(|process| process.cpu_time()).sum::<Duration>();
     let wanted = (lab.effort.turn.as_secs_f64() / BATCH.as_secs_f64()).ceil() as usize;
-    let (mut taken, mut cpu, mut without) = (Vec::new(), Vec::new(), 0);
-    // The least that each half has taken.
-    let mut least = [None; 2];
+    let (mut taken, mut cpu, mut without) = (Vec::new(), Vec::new(), [0; 2]);
     for number in 0.. {
-        if let ([threads], true) = (&threads[..], number == WARM_UP && cores > 1) {
+        if let ([threads], true) = (&threads[..], number == WARM_UP && cpus.len() > 1) {
             // Woken all at once from a CPU that is busy, they begin on the same one, and the scheduler takes longer to
             // change that than a batch takes.
-            threads.spread(&lab.all_cpus())?;
+            threads.spread(cpus)?;
         }
         let (before, cpu_before) = (lab.upstream.counts()?.requests.get(), cpu_time());
         pause(&threads)?;
         batch.ask(&turn).await?;
-        let first = let_run(&threads, &mut least[0])?;
+        let first = run()?;
         pause(&threads)?;
         let mut is_whole = all_come(lab, before + clients as u64).await?;
-        let second = if is_whole { let_run(&threads, &mut least[1])? } else { None };
+        let second = if is_whole { run()? } else { None };
         pause(&threads)?;
         let mut reading = std::pin::pin!(batch.read_answers(&turn));
         // All answers are there, or the program would go on in time that is not counted.
@@ -122,10 +123,14 @@ async fn turn(lab: &Lab, running: &[Running], cores: usize) -> Result<(f64, f64)
                 cpu.push((cpu_time() - cpu_before).as_secs_f64() / clients as f64);
             }
             // Upstream cannot have all at once as long as buffers have not grown.
-            _ => without += 1,
+            (Some(_), _) if !is_whole => without[0] += 1,
+            _ => without[1] += 1,
         }
-        if without > MAX_WITHOUT {
+        if without[0] > MAX_WITHOUT {
             return Err("the gateway: upstream does not get all at once".into());
+        }
+        if without[1] > MAX_WITHOUT {
+            return Err("the machine is too busy with other things".into());
         }
         if taken.len() == wanted {
             break;
@@ -140,32 +145,6 @@ fn pause(threads: &[Threads]) -> Result<()> {
 
 fn go_on(threads: &[Threads]) -> Result<()> {
     threads.iter().try_for_each(Threads::go_on)
-}
-
-/// How long it runs until it has nothing left to do; `None` where that was not seen, since it was done before the first
-/// look. This thread, which is clients and upstream too, sleeps meanwhile.
-fn let_run(threads: &[Threads], least: &mut Option<Duration>) -> Result<Option<Duration>> {
-    let begun = Instant::now();
-    go_on(threads)?;
-    std::thread::sleep(least.unwrap_or_default().mul_f64(SLEPT));
-    let (mut was_busy, mut idle_since) = (false, None);
-    loop {
-        let now = begun.elapsed();
-        match idle_since {
-            _ if !threads.iter().all(Threads::are_idle) => (was_busy, idle_since) = (true, None),
-            // Looked at twice: one after the other is looked at, and one may have woken the one before.
-            Some(since) => {
-                let seen = Some(since).filter(|_| was_busy);
-                *least = seen.map(|since| least.map_or(since, |least| least.min(since)));
-                return Ok(seen);
-            }
-            None => idle_since = Some(now),
-        }
-        if now > RUN_TIMEOUT {
-            return Err("a program finds no end".into());
-        }
-        std::thread::sleep(IDLE_INTERVAL);
-    }
 }
 
 /// Lets upstream have what is there, and answer; whether it has come to so many questions then.
