@@ -1,16 +1,21 @@
 //! Lines on stdout, written by a thread of their own, so that a slow or closed stdout never stops serving.
 //!
-//! JSON for machines, short lines for a terminal. What happens to requests is `access_log`.
+//! JSON for machines, short lines for a terminal. What happens to requests is `access_log`. Each thread that serves has a
+//! queue of its own for its lines, so that nothing of it is fetched from another CPU's cache; the writing thread empties
+//! them one after the other.
 
 use serde::Serialize;
 use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Lines that wait while stdout is blocked, in bytes. More are dropped and counted.
+/// Lines that wait while stdout is blocked, in bytes of all queues. More are dropped and counted.
 const MAX_WAITING_BYTES: usize = 4 * 1024 * 1024;
+/// What a queue's memory is not made smaller than, in bytes.
+const MIN_KEPT_BYTES: usize = 64 * 1024;
 /// After each write the thread rests this long, so that under load one wake-up serves many lines.
 const REST: Duration = Duration::from_millis(5);
 /// How long the end of the process waits for a stdout that is slow.
@@ -54,28 +59,40 @@ pub enum Style {
     Human,
 }
 
-/// The log. Clones write to the same place.
+/// The log. Clones write to the same queue.
 #[derive(Clone, Debug)]
 pub struct Log {
     shared: Arc<Shared>,
+    queue: Arc<Queue>,
     style: Style,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    waiting: Mutex<Waiting>,
+    /// Whether the writing thread sleeps until it is woken, and nobody has woken it yet.
+    thread_sleeps: AtomicBool,
+    /// What of [`MAX_WAITING_BYTES`] a queue may hold.
+    max_of_queue: AtomicUsize,
+    queues: Mutex<Vec<Arc<Queue>>>,
+    progress: Mutex<Progress>,
     changed: Condvar,
 }
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// Whether the thread has lines in its hands.
+    thread_writes: bool,
+    flushing: bool,
+}
+
+/// Lines that wait.
+#[derive(Debug, Default)]
+struct Queue(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
     lines: Vec<u8>,
     lost: u64,
-    /// Whether the thread sleeps until it is woken, and nobody has woken it yet.
-    thread_sleeps: bool,
-    /// Whether the thread has lines in its hands.
-    thread_writes: bool,
-    flushing: bool,
 }
 
 #[derive(Serialize)]
@@ -102,7 +119,14 @@ impl Log {
         let of_thread = shared.clone();
         // Without its thread the log fills up and drops lines; serving goes on.
         let _ = thread::Builder::new().name("log".into()).spawn(move || of_thread.write_lines(sink));
-        Self { shared, style }
+        Self { queue: shared.add_queue(), shared, style }
+    }
+
+    /// The same log, with another queue: for another thread, and out of memory of whoever calls. Lines of two queues may
+    /// be written in another order than they came.
+    #[must_use]
+    pub fn of_another_thread(&self) -> Self {
+        Self { shared: self.shared.clone(), queue: self.shared.add_queue(), style: self.style }
     }
 
     /// How lines should look.
@@ -113,7 +137,7 @@ impl Log {
 
     /// Adds one line, its line feed included. `write` appends it.
     pub fn line(&self, write: impl FnOnce(&mut Vec<u8>)) {
-        // It is written before the lock is taken, which is held for no more than a copy.
+        // It is written before the lock is taken: who writes it may fail, and fail by a panic that is logged.
         let mut line = LINE.try_with(Cell::take).unwrap_or_default();
         write(&mut line);
         self.add(&line);
@@ -123,19 +147,24 @@ impl Log {
     }
 
     fn add(&self, line: &[u8]) {
-        let mut waiting = self.shared.lock();
-        if waiting.lines.len() >= MAX_WAITING_BYTES {
-            waiting.lost += 1;
-            return;
+        {
+            let mut waiting = self.queue.lock();
+            if waiting.lines.len() >= self.shared.max_of_queue.load(Ordering::Relaxed) {
+                waiting.lost += 1;
+                return;
+            }
+            if waiting.lost > 0 {
+                let message = format!("{} log lines were lost while stdout was blocked", waiting.lost);
+                waiting.lost = 0;
+                append_event(self.style, &mut waiting.lines, Severity::Warning, &message, None);
+            }
+            waiting.lines.extend_from_slice(line);
         }
-        if waiting.lost > 0 {
-            let message = format!("{} log lines were lost while stdout was blocked", waiting.lost);
-            waiting.lost = 0;
-            append_event(self.style, &mut waiting.lines, Severity::Warning, &message, None);
-        }
-        waiting.lines.extend_from_slice(line);
-        // Once: it may take a while until the thread has a turn, and each call is a system call.
-        if std::mem::take(&mut waiting.thread_sleeps) {
+        // Behind the queue's lock: either this is seen, or the thread sees the line before it sleeps. And once, since it
+        // may take a while until the thread has a turn, and each call is a system call.
+        let thread_sleeps = &self.shared.thread_sleeps;
+        if thread_sleeps.load(Ordering::Relaxed) && thread_sleeps.swap(false, Ordering::Relaxed) {
+            let _until_it_sleeps = self.shared.progress();
             self.shared.changed.notify_all();
         }
     }
@@ -154,50 +183,89 @@ impl Log {
     /// Waits until all lines are written, for a second at most.
     pub fn flush(&self) {
         let deadline = Instant::now() + FLUSH_TIMEOUT;
-        let mut waiting = self.shared.lock();
-        waiting.flushing = true;
-        self.shared.changed.notify_all();
-        while !waiting.lines.is_empty() || waiting.thread_writes {
+        let mut progress = self.shared.progress();
+        progress.flushing = true;
+        while progress.thread_writes || self.shared.have_lines() {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { break };
-            waiting = self.shared.changed.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
+            progress = self.shared.changed.wait_timeout(progress, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        waiting.flushing = false;
+        progress.flushing = false;
+    }
+}
+
+impl Queue {
+    /// A thread that panicked while it held the lock left whole lines behind, or one torn line at worst.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Shared {
-    /// A thread that panicked while it held the lock left whole lines behind, or one torn line at worst.
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Vec<Arc<Queue>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add_queue(&self) -> Arc<Queue> {
+        let queue = Arc::<Queue>::default();
+        let mut queues = self.queues();
+        queues.push(queue.clone());
+        self.max_of_queue.store(MAX_WAITING_BYTES / queues.len(), Ordering::Relaxed);
+        queue
+    }
+
+    fn have_lines(&self) -> bool {
+        self.queues().iter().any(|queue| !queue.lock().lines.is_empty())
     }
 
     fn write_lines(&self, mut sink: impl Write) {
-        let mut lines = Vec::new();
-        let mut waiting = self.lock();
+        // A queue's memory and this one change places, and stay with the queue's thread.
+        let mut in_hands: Vec<Vec<u8>> = Vec::new();
         loop {
-            while waiting.lines.is_empty() {
-                waiting.thread_sleeps = true;
-                waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            self.sleep_without_lines();
+            let queues = self.queues().clone();
+            in_hands.resize_with(queues.len(), Vec::new);
+            for (queue, lines) in queues.iter().zip(&mut in_hands) {
+                std::mem::swap(lines, &mut queue.lock().lines);
+                if lines.is_empty() {
+                    continue;
+                }
+                // A closed stdout is nobody's business but its reader's.
+                let _ = sink.write_all(lines).and_then(|()| sink.flush());
+                // As much as there was may soon be there again.
+                let kept = MIN_KEPT_BYTES.max(lines.len() * 2);
+                lines.clear();
+                lines.shrink_to(kept);
             }
-            waiting.thread_sleeps = false;
-            std::mem::swap(&mut lines, &mut waiting.lines);
-            waiting.thread_writes = true;
-            drop(waiting);
-            // A closed stdout is nobody's business but its reader's.
-            let _ = sink.write_all(&lines).and_then(|()| sink.flush());
-            lines.clear();
-            lines.shrink_to(64 * 1024);
-            waiting = self.lock();
-            waiting.thread_writes = false;
-            if waiting.flushing {
+            let mut progress = self.progress();
+            progress.thread_writes = false;
+            if progress.flushing {
                 self.changed.notify_all();
             } else {
                 // Not on the condition: a rest that is a moment in time is endless where a test hastens the clock.
-                drop(waiting);
+                drop(progress);
                 thread::sleep(REST);
-                waiting = self.lock();
             }
         }
+    }
+
+    /// Sleeps until there are lines, and says that they are in hands.
+    fn sleep_without_lines(&self) {
+        let mut progress = self.progress();
+        loop {
+            self.thread_sleeps.store(true, Ordering::Relaxed);
+            if self.have_lines() {
+                break;
+            }
+            while self.thread_sleeps.load(Ordering::Relaxed) {
+                progress = self.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        self.thread_sleeps.store(false, Ordering::Relaxed);
+        progress.thread_writes = true;
     }
 }
 
@@ -254,18 +322,29 @@ mod tests {
     }
 
     #[test]
-    fn lines_arrive_whole_and_in_order() {
+    fn lines_arrive_whole_and_those_of_a_thread_in_order() {
         let (log, receiver) = Log::to_channel();
-        for number in 0..100 {
-            log.event(Severity::Info, &format!("line {number} \n {{}}"));
-        }
+        let logs = [log.of_another_thread(), log.of_another_thread(), log.clone()];
+        thread::scope(|scope| {
+            for (thread, log) in logs.iter().enumerate() {
+                scope.spawn(move || {
+                    for number in 0..100 {
+                        log.event(Severity::Info, &format!("{thread} {number} \n {{}}"));
+                        thread::yield_now();
+                    }
+                });
+            }
+        });
         log.flush();
         let text = String::from_utf8(receiver.try_iter().flatten().collect()).unwrap();
-        let numbers: Vec<_> =
-            text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).collect();
-        assert_eq!(numbers.len(), 100);
-        assert_eq!(numbers[99]["message"], "line 99 \n {}");
-        assert_eq!(numbers[99]["severity"], "INFO");
+        let lines: Vec<_> = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).collect();
+        assert!(lines.iter().all(|line| line["severity"] == "INFO"));
+        for thread in 0..logs.len() {
+            let messages = lines.iter().map(|line| line["message"].as_str().unwrap());
+            let own: Vec<_> = messages.filter(|message| message.starts_with(&format!("{thread} "))).collect();
+            let expected: Vec<_> = (0..100).map(|number| format!("{thread} {number} \n {{}}")).collect();
+            assert_eq!(own, expected);
+        }
     }
 
     #[test]
@@ -289,10 +368,14 @@ mod tests {
         let (_hold, gate) = mpsc::channel();
         let log = Log::start(Style::Json, Blocked(gate));
         let long = "x".repeat(100_000);
-        for _ in 0..200 {
-            log.event(Severity::Info, &long);
+        // What two threads may leave is no more than what one may.
+        for log in [&log, &log.of_another_thread()] {
+            for _ in 0..200 {
+                log.event(Severity::Info, &long);
+            }
         }
-        assert!(log.shared.lock().lines.len() <= MAX_WAITING_BYTES + 200_000);
-        assert!(log.shared.lock().lost > 0);
+        let waiting: usize = log.shared.queues().iter().map(|queue| queue.lock().lines.len()).sum();
+        assert!((MAX_WAITING_BYTES..MAX_WAITING_BYTES + 400_000).contains(&waiting), "{waiting}");
+        assert!(log.queue.lock().lost > 0);
     }
 }

@@ -84,7 +84,7 @@ impl Writer {
     #[must_use]
     pub fn of_another_thread(&self, models: &Models, random: u64) -> Self {
         Self {
-            log: self.log.clone(),
+            log: self.log.of_another_thread(),
             metrics: self.metrics.of_another_thread(models),
             project: self.project.clone(),
             ids: RequestIds::new(random),
