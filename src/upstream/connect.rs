@@ -21,11 +21,6 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 /// A silent upstream is asked after this long whether it is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 
-/// So much may wait in the kernel before it takes no more, in bytes. It would take megabytes of an upload for a slow line,
-/// and nobody could tell that it gets on, nor send anything else meanwhile.
-#[cfg(target_os = "linux")]
-const UNSENT_BYTES: u32 = 128 * 1024;
-
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
@@ -95,9 +90,6 @@ pub(crate) async fn connect(host: &str, port: u16, tls: Option<&Arc<ClientConfig
         let Some(config) = tls else { return Ok(Stream::Plain(tcp)) };
         let name =
             ServerName::try_from(host.to_owned()).map_err(|error| ConnectError::Failed(error.to_string().into()))?;
-        #[cfg(target_os = "linux")]
-        // Where that is not known, a slow upload may be given up, and all else is well.
-        let _ = socket2::SockRef::from(&tcp).set_tcp_notsent_lowat(UNSENT_BYTES);
         let mut stream = TlsConnector::from(config.clone()).connect(name, Watched::new(tcp)).await?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         stream.get_mut().1.set_buffer_limit(Some(TAKEN_BYTES));

@@ -1,10 +1,14 @@
 //! A socket that can be seen to get on: whether the other side takes what is written. TLS above it has a buffer of its own,
-//! which takes some when the socket takes nothing, and none when it does.
+//! which takes some when the socket takes nothing, and none when it does. So that it is seen soon, a slow line's socket has
+//! little room.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
 /// Something that is written to, down to a socket.
@@ -13,24 +17,67 @@ pub(crate) trait Progress {
     fn take_progress(&mut self) -> bool;
 }
 
+/// What a socket takes before it says that it is full.
+pub(crate) trait Room {
+    /// Lets it take no more when so many bytes have not left yet; it is asked again when half of them have. That is so on
+    /// Linux. Elsewhere a slow upload may be given up since nobody can tell that it gets on, and all else is well.
+    fn limit_unsent(&self, bytes: u32);
+}
+
+impl Room for TcpStream {
+    fn limit_unsent(&self, bytes: u32) {
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(self).set_tcp_notsent_lowat(bytes);
+        #[cfg(not(target_os = "linux"))]
+        let _ = bytes;
+    }
+}
+
+/// The room of a line that may be slow. The kernel would take megabytes of an upload, and nobody could tell that it gets
+/// on, nor send anything else meanwhile.
+const NARROW: u32 = 128 * 1024;
+/// The room of a fast line, where little room costs a fifth more for an upload, since it is full so often.
+const WIDE: u32 = 512 * 1024;
+/// A line is fast when the half of its room is free so soon after it was full,
+const FAST: Duration = Duration::from_millis(50);
+/// and slow again when it is not free until then.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// A socket, and what was seen of it.
 pub(crate) struct Watched<S> {
     socket: S,
-    is_full: bool,
+    full_since: Option<Instant>,
     has_got_on: bool,
+    is_fast: bool,
 }
 
-impl<S> Watched<S> {
+impl<S: Room> Watched<S> {
     /// Nothing has been seen yet.
     pub(crate) fn new(socket: S) -> Self {
-        Self { socket, is_full: false, has_got_on: false }
+        socket.limit_unsent(NARROW);
+        Self { socket, full_since: None, has_got_on: false, is_fast: false }
     }
 
     fn note(&mut self, written: &Poll<io::Result<usize>>) {
         match written {
-            Poll::Pending => self.is_full = true,
-            Poll::Ready(Ok(1..)) => self.has_got_on |= std::mem::take(&mut self.is_full),
+            Poll::Pending => {
+                self.full_since.get_or_insert_with(Instant::now);
+            }
+            Poll::Ready(Ok(1..)) => {
+                if let Some(since) = self.full_since.take() {
+                    self.has_got_on = true;
+                    self.note_wait(since.elapsed());
+                }
+            }
             Poll::Ready(_) => {}
+        }
+    }
+
+    fn note_wait(&mut self, wait: Duration) {
+        let is_fast = if self.is_fast { wait < SLOW } else { wait < FAST };
+        if is_fast != self.is_fast {
+            self.is_fast = is_fast;
+            self.socket.limit_unsent(if is_fast { WIDE } else { NARROW });
         }
     }
 }
@@ -53,7 +100,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Room + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
         self.note(&written);
@@ -86,7 +133,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::RefCell;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
+
+    impl Room for DuplexStream {
+        fn limit_unsent(&self, _: u32) {}
+    }
 
     /// In memory there is nobody to be seen.
     impl Progress for DuplexStream {
@@ -116,5 +168,45 @@ mod tests {
         other_end.read_exact(&mut read).await.unwrap();
         let mut watched = waiting.await.unwrap();
         assert!(watched.take_progress() && !watched.take_progress());
+    }
+
+    /// A socket that has no bytes, and tells its room.
+    #[derive(Default)]
+    struct Told(RefCell<Vec<u32>>);
+
+    impl Room for Told {
+        fn limit_unsent(&self, bytes: u32) {
+            self.0.borrow_mut().push(bytes);
+        }
+    }
+
+    #[test]
+    fn a_fast_line_has_more_room_until_it_is_slow() {
+        let mut watched = Watched::new(Told::default());
+        for (wait, room) in [(500, NARROW), (20, WIDE), (500, WIDE), (1000, NARROW), (50, NARROW), (20, WIDE)] {
+            watched.note_wait(Duration::from_millis(wait));
+            assert_eq!(watched.socket.0.borrow().last(), Some(&room), "{wait}");
+        }
+        // The kernel is told of changes only.
+        assert_eq!(watched.socket.0.take(), [NARROW, WIDE, NARROW, WIDE]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_kernel_knows_the_room_and_a_wait_is_from_full_to_taken() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut watched = Watched::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let room = |watched: &Watched<TcpStream>| socket2::SockRef::from(&watched.socket).tcp_notsent_lowat().unwrap();
+        assert_eq!(room(&watched), NARROW);
+        let (now, taken) = (Instant::now(), Poll::Ready(Ok(1)));
+        watched.note(&taken);
+        assert_eq!(room(&watched), NARROW, "it was not full");
+        watched.full_since = Some(now + SLOW);
+        watched.note(&taken);
+        assert_eq!(room(&watched), WIDE);
+        watched.full_since = Some(now - SLOW);
+        watched.note(&Poll::Pending);
+        watched.note(&taken);
+        assert_eq!(room(&watched), NARROW);
     }
 }
