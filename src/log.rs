@@ -12,8 +12,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Lines that wait while stdout is blocked, in bytes of all queues. More are dropped and counted.
+/// Lines that wait while stdout is blocked, in bytes of all queues, in equal shares. More are dropped and counted.
 const MAX_WAITING_BYTES: usize = 4 * 1024 * 1024;
+/// A queue's share at least: where threads are many, one that is busy has some time until its lines are written.
+const MIN_SHARE_BYTES: usize = 1024 * 1024;
 /// What a queue's memory is not made smaller than, in bytes.
 const MIN_KEPT_BYTES: usize = 64 * 1024;
 /// After each write the thread rests this long, so that under load one wake-up serves many lines.
@@ -92,7 +94,14 @@ struct Queue(Mutex<Waiting>);
 #[derive(Debug, Default)]
 struct Waiting {
     lines: Vec<u8>,
+    /// Lines that had no room behind these.
     lost: u64,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.lines.is_empty() && self.lost == 0
+    }
 }
 
 #[derive(Serialize)]
@@ -118,7 +127,7 @@ impl Log {
         let shared = Arc::new(Shared::default());
         let of_thread = shared.clone();
         // Without its thread the log fills up and drops lines; serving goes on.
-        let _ = thread::Builder::new().name("log".into()).spawn(move || of_thread.write_lines(sink));
+        let _ = thread::Builder::new().name("log".into()).spawn(move || of_thread.write_lines(style, sink));
         Self { queue: shared.add_queue(), shared, style }
     }
 
@@ -152,11 +161,6 @@ impl Log {
             if waiting.lines.len() >= self.shared.max_of_queue.load(Ordering::Relaxed) {
                 waiting.lost += 1;
                 return;
-            }
-            if waiting.lost > 0 {
-                let message = format!("{} log lines were lost while stdout was blocked", waiting.lost);
-                waiting.lost = 0;
-                append_event(self.style, &mut waiting.lines, Severity::Warning, &message, None);
             }
             waiting.lines.extend_from_slice(line);
         }
@@ -213,29 +217,37 @@ impl Shared {
         let queue = Arc::<Queue>::default();
         let mut queues = self.queues();
         queues.push(queue.clone());
-        self.max_of_queue.store(MAX_WAITING_BYTES / queues.len(), Ordering::Relaxed);
+        self.max_of_queue.store(MIN_SHARE_BYTES.max(MAX_WAITING_BYTES / queues.len()), Ordering::Relaxed);
         queue
     }
 
     fn have_lines(&self) -> bool {
-        self.queues().iter().any(|queue| !queue.lock().lines.is_empty())
+        self.queues().iter().any(|queue| !queue.lock().is_empty())
     }
 
-    fn write_lines(&self, mut sink: impl Write) {
+    fn write_lines(&self, style: Style, mut sink: impl Write) {
         // A queue's memory and this one change places, and stay with the queue's thread.
         let mut in_hands: Vec<Vec<u8>> = Vec::new();
         loop {
-            self.sleep_without_lines();
+            self.sleep_without_lines(&mut in_hands);
             let queues = self.queues().clone();
             in_hands.resize_with(queues.len(), Vec::new);
             for (queue, lines) in queues.iter().zip(&mut in_hands) {
-                std::mem::swap(lines, &mut queue.lock().lines);
-                if lines.is_empty() {
-                    continue;
+                let lost = {
+                    let mut waiting = queue.lock();
+                    if waiting.is_empty() {
+                        continue;
+                    }
+                    std::mem::swap(lines, &mut waiting.lines);
+                    std::mem::take(&mut waiting.lost)
+                };
+                if lost > 0 {
+                    let message = format!("{lost} log lines were lost while stdout was blocked");
+                    append_event(style, lines, Severity::Warning, &message, None);
                 }
                 // A closed stdout is nobody's business but its reader's.
                 let _ = sink.write_all(lines).and_then(|()| sink.flush());
-                // As much as there was may soon be there again.
+                // As much as was there may soon be there again.
                 let kept = MIN_KEPT_BYTES.max(lines.len() * 2);
                 lines.clear();
                 lines.shrink_to(kept);
@@ -253,13 +265,16 @@ impl Shared {
     }
 
     /// Sleeps until there are lines, and says that they are in hands.
-    fn sleep_without_lines(&self) {
+    fn sleep_without_lines(&self, in_hands: &mut [Vec<u8>]) {
         let mut progress = self.progress();
         loop {
             self.thread_sleeps.store(true, Ordering::Relaxed);
             if self.have_lines() {
                 break;
             }
+            // What a rush has left.
+            in_hands.iter_mut().for_each(|lines| lines.shrink_to(MIN_KEPT_BYTES));
+            self.queues().iter().for_each(|queue| queue.lock().lines.shrink_to(MIN_KEPT_BYTES));
             while self.thread_sleeps.load(Ordering::Relaxed) {
                 progress = self.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
             }
@@ -348,34 +363,73 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_or_blocked_sink_loses_lines_and_nothing_else() {
+    fn a_closed_sink_stops_nobody() {
         let (sender, receiver) = mpsc::channel();
         drop(receiver);
         let log = Log::start(Style::Human, Sink(sender));
         log.event(Severity::Error, "nobody reads this");
         log.flush();
+    }
 
-        struct Blocked(mpsc::Receiver<()>);
-        impl Write for Blocked {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                let _ = self.0.recv();
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
+    /// A sink that takes nothing until its gate is dropped.
+    struct Blocked(mpsc::Receiver<()>, Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Blocked {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            self.1.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
         }
-        let (_hold, gate) = mpsc::channel();
-        let log = Log::start(Style::Json, Blocked(gate));
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_blocked_sink_loses_lines_and_nothing_else_and_that_is_told() {
+        let (gate, closed) = mpsc::channel();
+        let written = Arc::default();
+        let log = Log::start(Style::Json, Blocked(closed, Arc::clone(&written)));
         let long = "x".repeat(100_000);
         // What two threads may leave is no more than what one may.
-        for log in [&log, &log.of_another_thread()] {
+        let logs = [&log, &log.of_another_thread()];
+        for log in logs {
             for _ in 0..200 {
                 log.event(Severity::Info, &long);
             }
         }
         let waiting: usize = log.shared.queues().iter().map(|queue| queue.lock().lines.len()).sum();
         assert!((MAX_WAITING_BYTES..MAX_WAITING_BYTES + 400_000).contains(&waiting), "{waiting}");
-        assert!(log.queue.lock().lost > 0);
+        let lost = logs.map(|log| log.queue.lock().lost);
+        assert!(lost.iter().all(|lost| *lost > 0), "{lost:?}");
+        // Of each thread, and also where it says nothing more.
+        drop(gate);
+        log.flush();
+        let written = written.lock().unwrap();
+        let text = std::str::from_utf8(&written).unwrap();
+        for lost in lost {
+            let told = format!("{lost} log lines were lost");
+            assert!(text.contains(&told), "{told}");
+        }
+        assert_eq!(text.lines().filter(|line| line.contains("xxx")).count() as u64, 400 - lost.iter().sum::<u64>());
+    }
+
+    #[test]
+    fn what_a_rush_has_needed_is_given_back() {
+        let (log, _receiver) = Log::to_channel();
+        let quiet = log.of_another_thread();
+        let long = "x".repeat(100_000);
+        for log in [&log, &quiet] {
+            for _ in 0..10 {
+                log.event(Severity::Info, &long);
+            }
+        }
+        log.flush();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let kept = || log.shared.queues().iter().map(|queue| queue.lock().lines.capacity()).max().unwrap();
+        while kept() > MIN_KEPT_BYTES {
+            assert!(Instant::now() < deadline, "{}", kept());
+            thread::yield_now();
+        }
     }
 }
