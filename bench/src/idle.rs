@@ -7,6 +7,7 @@
 
 use crate::Result;
 use crate::process::{pin, run_only_when_idle};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -21,14 +22,16 @@ const QUIET: u64 = 500_000;
 pub(crate) struct IdleWatch {
     threads: Vec<JoinHandle<()>>,
     shared: Arc<Shared>,
-    ends: mpsc::Receiver<u64>,
+    /// Which question it answers, and when the work was done.
+    ends: mpsc::Receiver<(u64, u64)>,
+    asked: Cell<u64>,
 }
 
 /// All times are nanoseconds since the epoch.
 struct Shared {
     epoch: Instant,
-    /// Whether somebody waits for the end of work.
-    is_awaited: AtomicBool,
+    /// The number of the question when work ends; 0 is none.
+    question: AtomicU64,
     is_dropped: AtomicBool,
     cpus: Vec<Cpu>,
 }
@@ -48,12 +51,10 @@ impl IdleWatch {
     ///
     /// There is no such CPU, or a thread cannot be given that class.
     pub(crate) fn of(cpus: &[usize]) -> Result<Self> {
-        let (is_awaited, is_dropped) = (AtomicBool::new(false), AtomicBool::new(false));
-        let epoch = Instant::now();
-        let shared = Shared { epoch, is_awaited, is_dropped, cpus: cpus.iter().map(|_| Cpu::default()).collect() };
+        let shared = Shared::new(cpus.iter().map(|_| Cpu::default()).collect());
         let (say_end, ends) = mpsc::channel();
         let (say_ready, ready) = mpsc::channel();
-        let mut watch = Self { threads: Vec::new(), shared: Arc::new(shared), ends };
+        let mut watch = Self { threads: Vec::new(), shared: Arc::new(shared), ends, asked: Cell::new(0) };
         for (number, cpu) in cpus.iter().copied().enumerate() {
             let (shared, say_end, say_ready) = (watch.shared.clone(), say_end.clone(), say_ready.clone());
             watch.threads.push(std::thread::spawn(move || {
@@ -76,14 +77,22 @@ impl IdleWatch {
     ///
     /// It cannot be begun.
     pub(crate) fn until_idle(&self, limit: Duration, begin: impl FnOnce() -> Result<()>) -> Result<Option<Duration>> {
-        // One that came at its limit.
-        while self.ends.try_recv().is_ok() {}
+        let question = self.asked.get() + 1;
+        self.asked.set(question);
         let begun = self.shared.now();
         self.shared.cpus.iter().for_each(|cpu| cpu.busy_until.store(begun, Ordering::Relaxed));
         begin()?;
-        self.shared.is_awaited.store(true, Ordering::Release);
-        let end = self.ends.recv_timeout(limit).ok();
-        self.shared.is_awaited.store(false, Ordering::Release);
+        self.shared.question.store(question, Ordering::Release);
+        let deadline = Instant::now() + limit;
+        let end = loop {
+            match self.ends.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok((of, end)) if of == question => break Some(end),
+                // To one that was asked before, and came at its limit.
+                Ok(_) => {}
+                Err(_) => break None,
+            }
+        };
+        self.shared.question.store(0, Ordering::Release);
         Ok(end.map(|end| Duration::from_nanos(end.saturating_sub(begun))))
     }
 }
@@ -98,8 +107,12 @@ impl Drop for IdleWatch {
 }
 
 impl Shared {
+    fn new(cpus: Vec<Cpu>) -> Self {
+        Self { epoch: Instant::now(), question: AtomicU64::new(0), is_dropped: AtomicBool::new(false), cpus }
+    }
+
     /// Watches a CPU, and says when all are done if that is awaited.
-    fn watch(&self, number: usize, say_end: &mpsc::Sender<u64>) {
+    fn watch(&self, number: usize, say_end: &mpsc::Sender<(u64, u64)>) {
         let cpu = &self.cpus[number];
         let mut last = self.now();
         while !self.is_dropped.load(Ordering::Acquire) {
@@ -108,12 +121,14 @@ impl Shared {
                 cpu.busy_until.store(now, Ordering::Relaxed);
             }
             last = now;
-            cpu.last_reading.store(now, Ordering::Relaxed);
-            if self.is_awaited.load(Ordering::Acquire)
+            // Whoever sees this reading sees the gap before it.
+            cpu.last_reading.store(now, Ordering::Release);
+            let question = self.question.load(Ordering::Acquire);
+            if question > 0
                 && let Some(end) = self.end_of_work(now)
-                && self.is_awaited.swap(false, Ordering::AcqRel)
+                && self.question.compare_exchange(question, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
             {
-                let _ = say_end.send(end);
+                let _ = say_end.send((question, end));
             }
             // A kernel that preempts lazily takes the CPU from a thread when it returns from a system call, or at the
             // next tick, which would be milliseconds later.
@@ -125,7 +140,7 @@ impl Shared {
     fn end_of_work(&self, now: u64) -> Option<u64> {
         let mut end = 0;
         for cpu in &self.cpus {
-            let last_reading = cpu.last_reading.load(Ordering::Relaxed);
+            let last_reading = cpu.last_reading.load(Ordering::Acquire);
             let busy_until = cpu.busy_until.load(Ordering::Relaxed);
             // Where nothing was read of late somebody works at this moment.
             if now.saturating_sub(last_reading) > GAP || now.saturating_sub(busy_until) < QUIET {
@@ -150,8 +165,7 @@ mod tests {
             last_reading: AtomicU64::new(last_reading),
             busy_until: AtomicU64::new(busy_until),
         };
-        let (is_awaited, is_dropped) = (AtomicBool::new(false), AtomicBool::new(false));
-        Shared { epoch: Instant::now(), is_awaited, is_dropped, cpus: readings.map(cpu).into() }
+        Shared::new(readings.map(cpu).into())
     }
 
     #[test]
@@ -170,8 +184,11 @@ mod tests {
 
     #[test]
     fn what_cannot_begin_is_no_work_and_a_limit_is_one() {
-        let watch = IdleWatch::of(&[0]).unwrap();
+        let cpus = rustix::thread::sched_getaffinity(None).unwrap();
+        let cpu = (0..1024).find(|cpu| cpus.is_set(*cpu)).unwrap();
+        let watch = IdleWatch::of(&[cpu]).unwrap();
         assert_eq!(watch.until_idle(Duration::ZERO, || Err("no".into())).unwrap_err().to_string(), "no");
-        assert_eq!(watch.until_idle(Duration::ZERO, || Ok(())).unwrap(), None);
+        let nobody = IdleWatch::of(&[]).unwrap();
+        assert_eq!(nobody.until_idle(Duration::ZERO, || Ok(())).unwrap(), None);
     }
 }

@@ -82,12 +82,16 @@ async fn turn(lab: &Lab, running: &[Running], cpus: &[usize]) -> Result<(f64, f6
     let processes: Vec<_> = running.iter().filter_map(|running| running.process.as_ref()).collect();
     let threads = processes.iter().map(|process| process.threads()).collect::<Result<Vec<_>>>()?;
     let watch = IdleWatch::of(cpus)?;
+    let cpu_time = || processes.iter().map(|process| process.cpu_time()).sum::<Duration>();
     let run = || -> Result<Option<Duration>> {
+        let before = cpu_time();
         let taken = watch.until_idle(RUN_TIMEOUT, || go_on(&threads))?;
+        if taken.is_none() && cpu_time() - before > RUN_TIMEOUT.mul_f64(0.9) {
+            return Err("the gateway finds no end".into());
+        }
         // On a machine that always has other things to do, no end is seen.
         Ok(taken.or(Some(RUN_TIMEOUT).filter(|_| !lab.effort.needs_quiet)))
     };
-    let cpu_time = || processes.iter().map(|process| process.cpu_time()).sum::<Duration>();
     let wanted = (lab.effort.turn.as_secs_f64() / BATCH.as_secs_f64()).ceil() as usize;
     let (mut taken, mut cpu, mut without) = (Vec::new(), Vec::new(), [0; 2]);
     for number in 0.. {
