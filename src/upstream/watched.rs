@@ -15,6 +15,10 @@ use tokio_rustls::client::TlsStream;
 pub(crate) trait Progress {
     /// Whether the socket has taken something after it had taken nothing, since this was asked last.
     fn take_progress(&mut self) -> bool;
+
+    /// How many times 10 seconds it may be until that is seen of an upload that gets on, though slowly, since the socket
+    /// took something, or nothing any more.
+    fn unseen(&self) -> u32;
 }
 
 /// What a socket takes before it says that it is full.
@@ -33,29 +37,65 @@ impl Room for TcpStream {
     }
 }
 
+/// What the slowest line whose uploads get on takes in 10 seconds: 4 KiB a second, and a fifth less for a while.
+const SLOWEST: u32 = 32 * 1024;
 /// The room of a line that may be slow. The kernel would take megabytes of an upload, and nobody could tell that it gets
 /// on, nor send anything else meanwhile.
 const NARROW: u32 = 128 * 1024;
 /// The room of a fast line, where little room costs a fifth more for an upload, since it is full so often.
 const WIDE: u32 = 512 * 1024;
-/// A line is fast when the half of its room is free so soon after it was full,
+/// A line is fast, of more than a megabyte a second, when half of its room is free so soon after it was full,
 const FAST: Duration = Duration::from_millis(50);
-/// and slow again when it is not free until then.
-const SLOW: Duration = Duration::from_secs(1);
+/// and no more when that of its wide room is not.
+const SLOW: Duration = Duration::from_millis(250);
+
+/// What is known of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    MaybeSlow,
+    Fast,
+    /// It was fast: more may be under way than its room is now.
+    NoLongerFast,
+}
+
+impl Line {
+    fn room(self) -> u32 {
+        if self == Self::Fast { WIDE } else { NARROW }
+    }
+
+    /// What has to leave until the socket takes something again.
+    fn leaves_unseen(self) -> u32 {
+        match self {
+            Self::MaybeSlow => NARROW / 2,
+            Self::Fast => WIDE / 2,
+            Self::NoLongerFast => WIDE - NARROW / 2,
+        }
+    }
+
+    /// What is known when there was room again after so long.
+    fn after(self, wait: Duration) -> Self {
+        match self {
+            Self::Fast if wait < SLOW => Self::Fast,
+            Self::Fast => Self::NoLongerFast,
+            _ if wait < FAST => Self::Fast,
+            _ => Self::MaybeSlow,
+        }
+    }
+}
 
 /// A socket, and what was seen of it.
 pub(crate) struct Watched<S> {
     socket: S,
     full_since: Option<Instant>,
     has_got_on: bool,
-    is_fast: bool,
+    line: Line,
 }
 
 impl<S: Room> Watched<S> {
     /// Nothing has been seen yet.
     pub(crate) fn new(socket: S) -> Self {
-        socket.limit_unsent(NARROW);
-        Self { socket, full_since: None, has_got_on: false, is_fast: false }
+        socket.limit_unsent(Line::MaybeSlow.room());
+        Self { socket, full_since: None, has_got_on: false, line: Line::MaybeSlow }
     }
 
     fn note(&mut self, written: &Poll<io::Result<usize>>) {
@@ -74,11 +114,11 @@ impl<S: Room> Watched<S> {
     }
 
     fn note_wait(&mut self, wait: Duration) {
-        let is_fast = if self.is_fast { wait < SLOW } else { wait < FAST };
-        if is_fast != self.is_fast {
-            self.is_fast = is_fast;
-            self.socket.limit_unsent(if is_fast { WIDE } else { NARROW });
+        let line = self.line.after(wait);
+        if line.room() != self.line.room() {
+            self.socket.limit_unsent(line.room());
         }
+        self.line = line;
     }
 }
 
@@ -86,11 +126,19 @@ impl<S> Progress for Watched<S> {
     fn take_progress(&mut self) -> bool {
         std::mem::take(&mut self.has_got_on)
     }
+
+    fn unseen(&self) -> u32 {
+        self.line.leaves_unseen() / SLOWEST
+    }
 }
 
 impl<S: Progress> Progress for TlsStream<S> {
     fn take_progress(&mut self) -> bool {
         self.get_mut().0.take_progress()
+    }
+
+    fn unseen(&self) -> u32 {
+        self.get_ref().0.unseen()
     }
 }
 
@@ -145,11 +193,19 @@ mod tests {
         fn take_progress(&mut self) -> bool {
             false
         }
+
+        fn unseen(&self) -> u32 {
+            1
+        }
     }
 
     impl<S: Progress + AsyncRead> Progress for BufReader<S> {
         fn take_progress(&mut self) -> bool {
             self.get_mut().take_progress()
+        }
+
+        fn unseen(&self) -> u32 {
+            self.get_ref().unseen()
         }
     }
 
@@ -183,12 +239,21 @@ mod tests {
     #[test]
     fn a_fast_line_has_more_room_until_it_is_slow() {
         let mut watched = Watched::new(Told::default());
-        for (wait, room) in [(500, NARROW), (20, WIDE), (500, WIDE), (1000, NARROW), (50, NARROW), (20, WIDE)] {
+        for (wait, line, unseen) in [
+            (200, Line::MaybeSlow, 2),
+            (20, Line::Fast, 8),
+            (200, Line::Fast, 8),
+            (250, Line::NoLongerFast, 14),
+            (50, Line::MaybeSlow, 2),
+            (20, Line::Fast, 8),
+            (1000, Line::NoLongerFast, 14),
+            (20, Line::Fast, 8),
+        ] {
             watched.note_wait(Duration::from_millis(wait));
-            assert_eq!(watched.socket.0.borrow().last(), Some(&room), "{wait}");
+            assert_eq!((watched.line, watched.unseen()), (line, unseen), "{wait}");
         }
         // The kernel is told of changes only.
-        assert_eq!(watched.socket.0.take(), [NARROW, WIDE, NARROW, WIDE]);
+        assert_eq!(watched.socket.0.take(), [NARROW, WIDE, NARROW, WIDE, NARROW, WIDE]);
     }
 
     #[cfg(target_os = "linux")]
@@ -208,5 +273,36 @@ mod tests {
         watched.note(&Poll::Pending);
         watched.note(&taken);
         assert_eq!(room(&watched), NARROW);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn no_more_leaves_unseen_than_is_said() {
+        // What the receiver's buffers and the kernel's pieces add.
+        const BLUR: u32 = 128 * 1024;
+        const STEP: Duration = Duration::from_millis(20);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        socket2::SockRef::from(&listener).set_recv_buffer_size(16 * 1024).unwrap();
+        let piece = [0; 64 * 1024];
+        for line in [Line::MaybeSlow, Line::Fast, Line::NoLongerFast] {
+            let mut watched = Watched::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+            let (mut reader, _) = listener.accept().await.unwrap();
+            if line != Line::MaybeSlow {
+                watched.note_wait(Duration::ZERO);
+            }
+            while tokio::time::timeout(10 * STEP, watched.write(&piece)).await.is_ok() {}
+            if line == Line::NoLongerFast {
+                watched.note_wait(SLOW);
+            }
+            assert_eq!(watched.line, line);
+            let (mut left, mut read) = (0, [0; 8 * 1024]);
+            while tokio::time::timeout(STEP, watched.write(&piece[..1])).await.is_err() {
+                reader.read_exact(&mut read).await.unwrap();
+                left += read.len() as u32;
+            }
+            assert!(watched.take_progress());
+            let said = line.leaves_unseen();
+            assert!(left <= said + BLUR, "{line:?}: {left}, not {said}");
+        }
     }
 }

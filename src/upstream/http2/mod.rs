@@ -417,6 +417,10 @@ mod tests {
         fn take_progress(&mut self) -> bool {
             false
         }
+
+        fn unseen(&self) -> u32 {
+            1
+        }
     }
 
     impl<T: AsyncRead + Unpin> AsyncRead for Writes<T> {

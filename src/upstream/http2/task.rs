@@ -62,6 +62,8 @@ impl<T: AsyncBufRead + AsyncWrite + Progress + Unpin> Ends<T> {
         protocol.wait(cx);
         // Who reads nothing must not keep a connection that nobody uses any more.
         let is_in_use = self.is_stuck || shared.taken.load(Ordering::Relaxed) > 0;
+        // Whether an upload gets on may not be seen before that.
+        silence.times = if self.is_stuck { self.stream.unseen() } else { 1 };
         if silence.poll_too_long(cx, anything, is_in_use, &mut protocol).is_ready() {
             protocol.end(&StreamError::Silent);
             self.has_left = true;
@@ -157,31 +159,39 @@ impl<T: AsyncBufRead + AsyncWrite + Progress + Unpin> Ends<T> {
 struct Silence {
     interval: Duration,
     patience: Duration,
+    /// How many times its patience an upload may get on without a sign of it; at least once.
+    times: u32,
     last_heard: Instant,
+    /// When a PING was sent whose answer has not come.
+    asked: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     /// The timer will wake this task: there is no need to ask it again before it has.
     is_set: bool,
-    awaits_pong: bool,
 }
 
 impl Silence {
     fn new(interval: Duration, patience: Duration) -> Self {
-        let timer = Box::pin(sleep(interval));
-        Self { interval, patience, last_heard: Instant::now(), timer, is_set: false, awaits_pong: false }
+        let (timer, now) = (Box::pin(sleep(interval)), Instant::now());
+        Self { interval, patience, times: 1, last_heard: now, asked: None, timer, is_set: false }
     }
 
-    /// Upstream has said something, or taken some of what had no room before. A PING behind an upload waits for all of that
-    /// to be taken, so its answer is due only as long after.
+    /// Upstream has said something, or taken some of what had no room before.
     fn note_life(&mut self) {
         self.last_heard = Instant::now();
-        if self.awaits_pong {
-            self.set(self.last_heard + self.patience);
-        }
     }
 
     fn set(&mut self, when: Instant) {
         self.timer.as_mut().reset(when);
         self.is_set = false;
+    }
+
+    /// When upstream is asked, or its answer has to be there. A PING behind an upload waits for all of that to be taken, so
+    /// its answer is due only as long after the last sign.
+    fn due(&self) -> Instant {
+        match self.asked {
+            None => self.last_heard + self.interval,
+            Some(asked) => asked.max(self.last_heard) + self.patience * self.times,
+        }
     }
 
     /// Ready when an answer to a PING has not come in time.
@@ -195,14 +205,12 @@ impl Silence {
         if has_heard {
             self.note_life();
         }
-        let due = self.last_heard + self.interval;
-        if self.awaits_pong && !protocol.is_pong_due() {
-            self.awaits_pong = false;
-            self.set(due);
+        if !protocol.is_pong_due() {
+            self.asked = None;
         }
         // While it was idle nobody cared.
-        if is_in_use && !self.awaits_pong && self.timer.deadline() > due {
-            self.set(due);
+        if (is_in_use || self.asked.is_some()) && self.timer.deadline() > self.due() {
+            self.set(self.due());
         }
         loop {
             if self.is_set && !self.timer.is_elapsed() {
@@ -210,19 +218,20 @@ impl Silence {
             }
             self.is_set = true;
             ready!(self.timer.as_mut().poll(cx));
-            if self.awaits_pong {
-                return Poll::Ready(());
-            }
-            let now = Instant::now();
-            if is_in_use && due <= now {
-                self.awaits_pong = true;
-                protocol.ping();
-                self.set(now + self.patience);
-            } else {
-                if !is_in_use {
+            let (now, due) = (Instant::now(), self.due());
+            match self.asked {
+                Some(_) if due <= now => return Poll::Ready(()),
+                Some(_) => self.set(due),
+                None if !is_in_use => {
                     protocol.rest();
+                    self.set(now + self.interval);
                 }
-                self.set(if is_in_use { due } else { now + self.interval });
+                None if due <= now => {
+                    protocol.ping();
+                    self.asked = Some(now);
+                    self.set(self.due());
+                }
+                None => self.set(due),
             }
         }
     }
@@ -254,5 +263,25 @@ mod tests {
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(silence.poll_too_long(cx, true, true, &mut protocol).is_pending());
         assert!(!protocol.is_pong_due());
+    }
+
+    #[tokio::test]
+    async fn an_answer_behind_an_upload_has_the_time_that_the_upload_takes() {
+        let patience = Duration::from_secs(60);
+        let mut silence = Silence::new(Duration::ZERO, patience);
+        let mut protocol = Protocol::default();
+        let mut ends_within = async |silence: &mut Silence, limit| {
+            let ending = poll_fn(|cx| silence.poll_too_long(cx, false, true, &mut protocol));
+            timeout(Duration::from_millis(limit), ending).await.is_ok()
+        };
+        silence.times = 8;
+        assert!(!ends_within(&mut silence, 20).await);
+        // It was asked long ago, but some of the upload was taken since.
+        silence.asked = silence.asked.map(|asked| asked - 20 * patience);
+        silence.last_heard -= 4 * patience;
+        assert!(!ends_within(&mut silence, 20).await);
+        // Nothing is in its way any more.
+        silence.times = 1;
+        assert!(ends_within(&mut silence, 5000).await);
     }
 }
