@@ -12,7 +12,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Lines that wait while stdout is blocked, in bytes of all queues, in equal shares. More are dropped and counted.
+/// Lines that wait while stdout is blocked, in bytes of all queues, in equal shares as long as these are no smaller than
+/// the least one. More are dropped and counted.
 const MAX_WAITING_BYTES: usize = 4 * 1024 * 1024;
 /// A queue's share at least: where threads are many, one that is busy has some time until its lines are written.
 const MIN_SHARE_BYTES: usize = 1024 * 1024;
@@ -73,7 +74,7 @@ pub struct Log {
 struct Shared {
     /// Whether the writing thread sleeps until it is woken, and nobody has woken it yet.
     thread_sleeps: AtomicBool,
-    /// What of [`MAX_WAITING_BYTES`] a queue may hold.
+    /// A queue's share, in bytes.
     max_of_queue: AtomicUsize,
     queues: Mutex<Vec<Arc<Queue>>>,
     progress: Mutex<Progress>,
@@ -236,6 +237,8 @@ impl Shared {
                 let lost = {
                     let mut waiting = queue.lock();
                     if waiting.is_empty() {
+                        waiting.lines.shrink_to(MIN_KEPT_BYTES);
+                        lines.shrink_to(MIN_KEPT_BYTES);
                         continue;
                     }
                     std::mem::swap(lines, &mut waiting.lines);

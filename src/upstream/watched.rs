@@ -16,15 +16,15 @@ pub(crate) trait Progress {
     /// Whether the socket has taken something after it had taken nothing, since this was asked last.
     fn take_progress(&mut self) -> bool;
 
-    /// How many times 10 seconds it may be until that is seen of an upload that gets on, though slowly, since the socket
-    /// took something, or nothing any more.
-    fn unseen(&self) -> u32;
+    /// When all that the socket has taken of uploads, if it has, is gone on the slowest line. What was written behind it
+    /// cannot be answered before.
+    fn clear(&self) -> Option<Instant>;
 }
 
 /// What a socket takes before it says that it is full.
 pub(crate) trait Room {
-    /// Lets it take no more when so many bytes have not left yet; it is asked again when half of them have. That is so on
-    /// Linux. Elsewhere a slow upload may be given up since nobody can tell that it gets on, and all else is well.
+    /// Lets it begin no further piece when so many bytes have not left yet, and take some again when half of them have.
+    /// That is so on Linux. Elsewhere a slow upload may be given up since nobody can tell that it gets on, and all else is well.
     fn limit_unsent(&self, bytes: u32);
 }
 
@@ -37,8 +37,6 @@ impl Room for TcpStream {
     }
 }
 
-/// What the slowest line whose uploads get on takes in 10 seconds: 4 KiB a second, and a fifth less for a while.
-const SLOWEST: u32 = 32 * 1024;
 /// The room of a line that may be slow. The kernel would take megabytes of an upload, and nobody could tell that it gets
 /// on, nor send anything else meanwhile.
 const NARROW: u32 = 128 * 1024;
@@ -48,54 +46,27 @@ const WIDE: u32 = 512 * 1024;
 const FAST: Duration = Duration::from_millis(50);
 /// and no more when that of its wide room is not.
 const SLOW: Duration = Duration::from_millis(250);
-
-/// What is known of a line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
-    MaybeSlow,
-    Fast,
-    /// It was fast: more may be under way than its room is now.
-    NoLongerFast,
-}
-
-impl Line {
-    fn room(self) -> u32 {
-        if self == Self::Fast { WIDE } else { NARROW }
-    }
-
-    /// What has to leave until the socket takes something again.
-    fn leaves_unseen(self) -> u32 {
-        match self {
-            Self::MaybeSlow => NARROW / 2,
-            Self::Fast => WIDE / 2,
-            Self::NoLongerFast => WIDE - NARROW / 2,
-        }
-    }
-
-    /// What is known when there was room again after so long.
-    fn after(self, wait: Duration) -> Self {
-        match self {
-            Self::Fast if wait < SLOW => Self::Fast,
-            Self::Fast => Self::NoLongerFast,
-            _ if wait < FAST => Self::Fast,
-            _ => Self::MaybeSlow,
-        }
-    }
-}
+/// What the kernel may take beyond the room, in bytes: a piece that it has begun it fills.
+const PIECE: u32 = 64 * 1024;
+/// What the slowest line whose uploads get on takes in a second, in bytes.
+const SLOWEST: u32 = 4 * 1024;
+/// What is written at once of an upload, in bytes; less is a small request, or what a connection needs itself.
+const UPLOAD: usize = 16 * 1024;
 
 /// A socket, and what was seen of it.
 pub(crate) struct Watched<S> {
     socket: S,
     full_since: Option<Instant>,
     has_got_on: bool,
-    line: Line,
+    is_fast: bool,
+    clear: Option<Instant>,
 }
 
 impl<S: Room> Watched<S> {
     /// Nothing has been seen yet.
     pub(crate) fn new(socket: S) -> Self {
-        socket.limit_unsent(Line::MaybeSlow.room());
-        Self { socket, full_since: None, has_got_on: false, line: Line::MaybeSlow }
+        socket.limit_unsent(NARROW);
+        Self { socket, full_since: None, has_got_on: false, is_fast: false, clear: None }
     }
 
     fn note(&mut self, written: &Poll<io::Result<usize>>) {
@@ -103,10 +74,13 @@ impl<S: Room> Watched<S> {
             Poll::Pending => {
                 self.full_since.get_or_insert_with(Instant::now);
             }
-            Poll::Ready(Ok(1..)) => {
+            Poll::Ready(Ok(count @ 1..)) => {
                 if let Some(since) = self.full_since.take() {
                     self.has_got_on = true;
                     self.note_wait(since.elapsed());
+                }
+                if *count >= UPLOAD {
+                    self.note_upload(*count, Instant::now());
                 }
             }
             Poll::Ready(_) => {}
@@ -114,11 +88,23 @@ impl<S: Room> Watched<S> {
     }
 
     fn note_wait(&mut self, wait: Duration) {
-        let line = self.line.after(wait);
-        if line.room() != self.line.room() {
-            self.socket.limit_unsent(line.room());
+        let is_fast = wait < if self.is_fast { SLOW } else { FAST };
+        if is_fast != self.is_fast {
+            self.is_fast = is_fast;
+            self.socket.limit_unsent(self.room());
         }
-        self.line = line;
+    }
+
+    fn room(&self) -> u32 {
+        if self.is_fast { WIDE } else { NARROW }
+    }
+
+    fn note_upload(&mut self, count: usize, now: Instant) {
+        let time_for = |bytes: u64| Duration::from_millis(bytes * 1000 / u64::from(SLOWEST));
+        let behind_the_last = self.clear.map_or(now, |clear| clear.max(now)) + time_for(count as u64);
+        let with_all_it_holds = now + time_for((self.room() + PIECE).into());
+        // A room that has become narrow may still hold what the wide one held.
+        self.clear = self.clear.max(Some(behind_the_last.min(with_all_it_holds)));
     }
 }
 
@@ -127,8 +113,8 @@ impl<S> Progress for Watched<S> {
         std::mem::take(&mut self.has_got_on)
     }
 
-    fn unseen(&self) -> u32 {
-        self.line.leaves_unseen() / SLOWEST
+    fn clear(&self) -> Option<Instant> {
+        self.clear
     }
 }
 
@@ -137,8 +123,8 @@ impl<S: Progress> Progress for TlsStream<S> {
         self.get_mut().0.take_progress()
     }
 
-    fn unseen(&self) -> u32 {
-        self.get_ref().0.unseen()
+    fn clear(&self) -> Option<Instant> {
+        self.get_ref().0.clear()
     }
 }
 
@@ -194,8 +180,8 @@ mod tests {
             false
         }
 
-        fn unseen(&self) -> u32 {
-            1
+        fn clear(&self) -> Option<Instant> {
+            None
         }
     }
 
@@ -204,8 +190,8 @@ mod tests {
             self.get_mut().take_progress()
         }
 
-        fn unseen(&self) -> u32 {
-            self.get_ref().unseen()
+        fn clear(&self) -> Option<Instant> {
+            self.get_ref().clear()
         }
     }
 
@@ -239,70 +225,76 @@ mod tests {
     #[test]
     fn a_fast_line_has_more_room_until_it_is_slow() {
         let mut watched = Watched::new(Told::default());
-        for (wait, line, unseen) in [
-            (200, Line::MaybeSlow, 2),
-            (20, Line::Fast, 8),
-            (200, Line::Fast, 8),
-            (250, Line::NoLongerFast, 14),
-            (50, Line::MaybeSlow, 2),
-            (20, Line::Fast, 8),
-            (1000, Line::NoLongerFast, 14),
-            (20, Line::Fast, 8),
-        ] {
+        for (wait, room) in [(200, NARROW), (20, WIDE), (200, WIDE), (250, NARROW), (50, NARROW), (20, WIDE)] {
             watched.note_wait(Duration::from_millis(wait));
-            assert_eq!((watched.line, watched.unseen()), (line, unseen), "{wait}");
+            assert_eq!(watched.socket.0.borrow().last(), Some(&room), "{wait}");
         }
         // The kernel is told of changes only.
-        assert_eq!(watched.socket.0.take(), [NARROW, WIDE, NARROW, WIDE, NARROW, WIDE]);
+        assert_eq!(watched.socket.0.take(), [NARROW, WIDE, NARROW, WIDE]);
+    }
+
+    #[test]
+    fn an_upload_is_clear_when_the_slowest_line_has_taken_all_that_the_socket_holds() {
+        let mut watched = Watched::new(Told::default());
+        let begun = Instant::now();
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        watched.note(&Poll::Ready(Ok(UPLOAD - 1)));
+        assert_eq!(watched.clear, None, "a small request");
+        watched.note_upload(16 * 1024, begun);
+        assert_eq!(watched.clear, Some(after(4)));
+        // Behind what is there, or from now on where nothing is.
+        watched.note_upload(16 * 1024, after(1));
+        assert_eq!(watched.clear, Some(after(8)));
+        watched.note_upload(16 * 1024, after(20));
+        assert_eq!(watched.clear, Some(after(24)));
+        // No more than fits.
+        watched.note_upload(1 << 20, after(30));
+        assert_eq!(watched.clear, Some(after(30 + 48)));
+        watched.note_wait(Duration::ZERO);
+        watched.note_upload(1 << 20, after(40));
+        assert_eq!(watched.clear, Some(after(40 + 144)));
+        watched.note_wait(SLOW);
+        watched.note_upload(1 << 20, after(50));
+        assert_eq!(watched.clear, Some(after(40 + 144)), "the wide room was full");
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn the_kernel_knows_the_room_and_a_wait_is_from_full_to_taken() {
+    async fn the_kernel_knows_the_room_and_takes_no_more_than_that_and_a_piece() {
+        // What the receiver's buffer holds.
+        const RECEIVED: usize = 64 * 1024;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut watched = Watched::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
-        let room = |watched: &Watched<TcpStream>| socket2::SockRef::from(&watched.socket).tcp_notsent_lowat().unwrap();
-        assert_eq!(room(&watched), NARROW);
+        socket2::SockRef::from(&listener).set_recv_buffer_size(16 * 1024).unwrap();
+        let piece = vec![0; 256 * 1024];
+        for is_fast in [false, true] {
+            let mut watched = Watched::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+            let _reader = listener.accept().await.unwrap();
+            if is_fast {
+                watched.note_wait(Duration::ZERO);
+            }
+            let room = watched.room();
+            assert_eq!(socket2::SockRef::from(&watched.socket).tcp_notsent_lowat().unwrap(), room);
+            let mut taken = 0;
+            while let Ok(count) = tokio::time::timeout(Duration::from_millis(200), watched.write(&piece)).await {
+                taken += count.unwrap();
+            }
+            assert!(taken <= (room + PIECE) as usize + RECEIVED, "{taken} of {room}");
+            assert!(watched.clear > Some(Instant::now() + Duration::from_secs((room / SLOWEST).into()) - SLOW * 20));
+        }
+    }
+
+    #[test]
+    fn a_wait_is_from_full_to_taken() {
+        let mut watched = Watched::new(Told::default());
         let (now, taken) = (Instant::now(), Poll::Ready(Ok(1)));
         watched.note(&taken);
-        assert_eq!(room(&watched), NARROW, "it was not full");
+        assert!(!watched.is_fast, "it was not full");
         watched.full_since = Some(now + SLOW);
         watched.note(&taken);
-        assert_eq!(room(&watched), WIDE);
+        assert!(watched.is_fast);
         watched.full_since = Some(now - SLOW);
         watched.note(&Poll::Pending);
         watched.note(&taken);
-        assert_eq!(room(&watched), NARROW);
-    }
-
-    #[cfg(target_os = "linux")]
-    #[tokio::test]
-    async fn no_more_leaves_unseen_than_is_said() {
-        // What the receiver's buffers and the kernel's pieces add.
-        const BLUR: u32 = 128 * 1024;
-        const STEP: Duration = Duration::from_millis(20);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        socket2::SockRef::from(&listener).set_recv_buffer_size(16 * 1024).unwrap();
-        let piece = [0; 64 * 1024];
-        for line in [Line::MaybeSlow, Line::Fast, Line::NoLongerFast] {
-            let mut watched = Watched::new(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
-            let (mut reader, _) = listener.accept().await.unwrap();
-            if line != Line::MaybeSlow {
-                watched.note_wait(Duration::ZERO);
-            }
-            while tokio::time::timeout(10 * STEP, watched.write(&piece)).await.is_ok() {}
-            if line == Line::NoLongerFast {
-                watched.note_wait(SLOW);
-            }
-            assert_eq!(watched.line, line);
-            let (mut left, mut read) = (0, [0; 8 * 1024]);
-            while tokio::time::timeout(STEP, watched.write(&piece[..1])).await.is_err() {
-                reader.read_exact(&mut read).await.unwrap();
-                left += read.len() as u32;
-            }
-            assert!(watched.take_progress());
-            let said = line.leaves_unseen();
-            assert!(left <= said + BLUR, "{line:?}: {left}, not {said}");
-        }
+        assert!(!watched.is_fast);
     }
 }

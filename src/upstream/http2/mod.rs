@@ -418,8 +418,8 @@ mod tests {
             false
         }
 
-        fn unseen(&self) -> u32 {
-            1
+        fn clear(&self) -> Option<tokio::time::Instant> {
+            None
         }
     }
 

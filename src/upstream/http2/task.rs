@@ -62,8 +62,7 @@ impl<T: AsyncBufRead + AsyncWrite + Progress + Unpin> Ends<T> {
         protocol.wait(cx);
         // Who reads nothing must not keep a connection that nobody uses any more.
         let is_in_use = self.is_stuck || shared.taken.load(Ordering::Relaxed) > 0;
-        // Whether an upload gets on may not be seen before that.
-        silence.times = if self.is_stuck { self.stream.unseen() } else { 1 };
+        silence.clear = self.stream.clear();
         if silence.poll_too_long(cx, anything, is_in_use, &mut protocol).is_ready() {
             protocol.end(&StreamError::Silent);
             self.has_left = true;
@@ -159,8 +158,8 @@ impl<T: AsyncBufRead + AsyncWrite + Progress + Unpin> Ends<T> {
 struct Silence {
     interval: Duration,
     patience: Duration,
-    /// How many times its patience an upload may get on without a sign of it; at least once.
-    times: u32,
+    /// When nothing of an upload is in the way any more.
+    clear: Option<Instant>,
     last_heard: Instant,
     /// When a PING was sent whose answer has not come.
     asked: Option<Instant>,
@@ -172,7 +171,7 @@ struct Silence {
 impl Silence {
     fn new(interval: Duration, patience: Duration) -> Self {
         let (timer, now) = (Box::pin(sleep(interval)), Instant::now());
-        Self { interval, patience, times: 1, last_heard: now, asked: None, timer, is_set: false }
+        Self { interval, patience, clear: None, last_heard: now, asked: None, timer, is_set: false }
     }
 
     /// Upstream has said something, or taken some of what had no room before.
@@ -186,11 +185,11 @@ impl Silence {
     }
 
     /// When upstream is asked, or its answer has to be there. A PING behind an upload waits for all of that to be taken, so
-    /// its answer is due only as long after the last sign.
+    /// its answer is due only as long after the last sign, and after a slow line would have taken what the socket holds.
     fn due(&self) -> Instant {
         match self.asked {
             None => self.last_heard + self.interval,
-            Some(asked) => asked.max(self.last_heard) + self.patience * self.times,
+            Some(asked) => self.clear.map_or(asked, |clear| clear.max(asked)).max(self.last_heard) + self.patience,
         }
     }
 
@@ -274,14 +273,15 @@ mod tests {
             let ending = poll_fn(|cx| silence.poll_too_long(cx, false, true, &mut protocol));
             timeout(Duration::from_millis(limit), ending).await.is_ok()
         };
-        silence.times = 8;
+        silence.clear = Some(Instant::now() + 10 * patience);
         assert!(!ends_within(&mut silence, 20).await);
-        // It was asked long ago, but some of the upload was taken since.
+        // It was asked long ago, but what the socket held left a moment ago.
+        silence.last_heard -= 20 * patience;
         silence.asked = silence.asked.map(|asked| asked - 20 * patience);
-        silence.last_heard -= 4 * patience;
+        silence.clear = Some(Instant::now() - patience / 2);
         assert!(!ends_within(&mut silence, 20).await);
-        // Nothing is in its way any more.
-        silence.times = 1;
+        // It is long ago too.
+        silence.clear = Some(Instant::now() - 2 * patience);
         assert!(ends_within(&mut silence, 5000).await);
     }
 }
