@@ -75,12 +75,13 @@ impl<S: Room> Watched<S> {
                 self.full_since.get_or_insert_with(Instant::now);
             }
             Poll::Ready(Ok(count @ 1..)) => {
+                // Into the room that there was.
+                if *count >= UPLOAD {
+                    self.note_upload(*count, Instant::now());
+                }
                 if let Some(since) = self.full_since.take() {
                     self.has_got_on = true;
                     self.note_wait(since.elapsed());
-                }
-                if *count >= UPLOAD {
-                    self.note_upload(*count, Instant::now());
                 }
             }
             Poll::Ready(_) => {}
@@ -294,7 +295,8 @@ mod tests {
         assert!(watched.is_fast);
         watched.full_since = Some(now - SLOW);
         watched.note(&Poll::Pending);
-        watched.note(&taken);
+        watched.note(&Poll::Ready(Ok(1 << 20)));
         assert!(!watched.is_fast);
+        assert!(watched.clear > Some(now + Duration::from_secs(140)), "the room was wide when it took that");
     }
 }

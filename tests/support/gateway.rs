@@ -106,6 +106,8 @@ struct Lines {
     lines: Vec<String>,
     /// With [`Reader::Tally`], how many requests ended in which way, instead of their lines.
     tally: BTreeMap<(u64, String), usize>,
+    /// What came of a last line that has no end.
+    torn: String,
     ended: bool,
 }
 
@@ -272,7 +274,12 @@ impl Builder {
             let mut source = BufReader::new(source);
             let mut line = Vec::new();
             while let Ok(1..) = source.read_until(b'\n', &mut line) {
+                let is_whole = line.ends_with(b"\n");
                 let line = String::from_utf8_lossy(&std::mem::take(&mut line)).trim_end_matches('\n').to_owned();
+                if !is_whole {
+                    lines.change(|output| output.torn = line);
+                    break;
+                }
                 let listening = is_listening(&line);
                 if reader == Reader::Tally
                     && let Some(way) = way_of(&line)
@@ -501,8 +508,10 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
+        let mut was_killed = false;
         if let Some(mut child) = self.child.take() {
             assert_not_on_command_lines(child.id());
+            was_killed = matches!(child.try_wait(), Ok(None));
             let _ = child.kill(); // it may have ended by itself
             let _ = child.wait();
         }
@@ -513,10 +522,13 @@ impl Drop for Gateway {
             let last = &lines[lines.len().saturating_sub(6)..];
             eprintln!("the gateway's last lines:\n{}\nits stderr: {}", last.join("\n"), self.stderr_text());
         } else {
-            self.given.assert_kept(self.lines().join("\n"), "stdout of a gateway");
+            let torn = self.output.read(|output| output.torn.clone());
+            self.given.assert_kept(self.lines().join("\n") + &torn, "stdout of a gateway");
             self.given.assert_kept(self.stderr_text(), "stderr of a gateway");
             if !self.lenient {
                 self.judge_output();
+                // Whoever is killed may be in the middle of a write.
+                assert!(was_killed || torn.is_empty(), "no whole line: {torn}");
             }
         }
     }
