@@ -356,6 +356,28 @@ mod tests {
         assert!(is_upload_given_up(this_end, other_end, 0).await);
     }
 
+    /// This side may be stopped as a whole: a machine that sleeps, a container that is given no CPU.
+    #[tokio::test]
+    async fn what_upstream_took_while_nobody_looked_is_a_sign_of_it() {
+        let (this_end, mut other_end) = plain().await;
+        let patience = Duration::from_secs(1);
+        let connection = Connection::start(this_end, (Duration::from_millis(1), patience)).await.unwrap();
+        let sender = connection.take_stream();
+        let sending =
+            tokio::spawn(
+                async move { sender.send(&head, &body(&[Bytes::from(vec![0; 1_000_000])])).await.map(|_| ()) },
+            );
+        while !connection.0.protocol().is_pong_due() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        // All that has happened meanwhile is there at once then: room, and that the time is over.
+        tokio::join!(sleep(patience), async { std::thread::sleep(patience + patience / 10) });
+        other_end.read_exact(&mut [0; 4000]).await.unwrap();
+        let_all_get_on().await;
+        assert!(!sending.is_finished());
+        sending.abort();
+    }
+
     const DATA: u8 = 0;
     const HEADERS: u8 = 1;
     const SETTINGS: u8 = 4;

@@ -60,21 +60,22 @@ impl<T: AsyncBufRead + AsyncWrite + Progress + Unpin> Ends<T> {
         let Heard { anything, all } = self.poll_read(cx, shared);
         let mut protocol = shared.protocol();
         protocol.wait(cx);
-        // Who reads nothing must not keep a connection that nobody uses any more.
-        let is_in_use = self.is_stuck || shared.taken.load(Ordering::Relaxed) > 0;
-        silence.clear = self.stream.clear();
-        if silence.poll_too_long(cx, anything, is_in_use, &mut protocol).is_ready() {
-            protocol.end(&StreamError::Silent);
-            self.has_left = true;
-        }
         // Half a frame has no end any more: what it is of may be sent elsewhere now.
         self.has_left |= protocol.has_ended() && self.sent < self.sending.len();
         drop(protocol);
         self.is_stuck = self.poll_send(cx, shared).is_pending();
+        // Upstream is judged behind that: what it has taken while this side had no turn is a sign of it.
         if self.stream.take_progress() {
             silence.note_life();
         }
+        silence.clear = self.stream.clear();
         let mut protocol = shared.protocol();
+        // Who reads nothing must not keep a connection that nobody uses any more.
+        let is_in_use = self.is_stuck || shared.taken.load(Ordering::Relaxed) > 0;
+        if silence.poll_too_long(cx, anything, is_in_use, &mut protocol).is_ready() {
+            protocol.end(&StreamError::Silent);
+            self.has_left = true;
+        }
         let has_turns_left = protocol.note_sent();
         let has_read_enough = all || (self.is_stuck && protocol.owes_too_much());
         if has_turns_left || !has_read_enough {

@@ -307,6 +307,7 @@ impl Protocol {
     pub(super) fn ping(&mut self) {
         self.is_pong_due = true;
         self.say(kind::PING, 0, 0, &PING);
+        self.wake_task();
     }
 
     /// Whether it has not answered yet.
