@@ -187,12 +187,14 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
     use std::collections::BTreeMap;
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
+
+    /// One for all: each has a thread.
+    static LOG: LazyLock<Log> = LazyLock::new(|| Log::start(Style::Json, std::io::sink()));
 
     fn record_in(project: &str) -> Record {
-        let log = Log::start(Style::Json, std::io::sink());
         let models = Models::new(&BTreeMap::new(), &["global".to_owned()]);
-        Record::start(&Arc::new(Writer::new(log, &models, project, 7)))
+        Record::start(&Arc::new(Writer::new(LOG.clone(), &models, project, 7)))
     }
 
     fn record() -> Record {

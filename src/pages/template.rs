@@ -192,7 +192,7 @@ mod tests {
                 let filled = Filled { values: &values, base_url: &base_url, ready };
                 let plain = template.plain(&filled);
                 prop_assert!(unzipped(&template.gzip(&filled)) == plain);
-                prop_assert!(!plain.windows(2).any(|two| two == b"{{") || aliases.contains("{{"));
+                prop_assert!(!plain.windows(2).any(|two| two == b"{{") || values.aliases.contains("{{"));
             }
         }
     }
