@@ -541,6 +541,7 @@ async fn reap(pool: Weak<Pool>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::watched::Watched;
     use super::*;
     use proptest::prelude::*;
     use std::pin::Pin;
@@ -608,7 +609,7 @@ mod tests {
                 requests.push(request);
             }
         });
-        http2::Connection::open(tokio::io::BufReader::new(this_end)).await.unwrap()
+        http2::Connection::open(tokio::io::BufReader::new(Watched::new(this_end))).await.unwrap()
     }
 
     impl World {

@@ -11,29 +11,35 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
-/// Something that is written to, down to a socket.
+/// Something that is written to and read from, down to a socket.
 pub(crate) trait Progress {
-    /// Whether the socket has taken something after it had taken nothing, since this was asked last.
+    /// Whether the other side has shown a sign of itself since this was asked last: the socket has given something, or has
+    /// taken something after it had taken nothing.
     fn take_progress(&mut self) -> bool;
 
-    /// When all that the socket has taken of uploads, if it has, is gone on the slowest line. What was written behind it
-    /// cannot be answered before.
-    fn clear(&self) -> Option<Instant>;
+    /// How much the socket has taken in all, in bytes.
+    fn taken(&self) -> u64;
+
+    /// How much of that it may still hold, in bytes.
+    fn room(&self) -> u64;
 }
 
 /// What a socket takes before it says that it is full.
 pub(crate) trait Room {
     /// Lets it begin no further piece when so many bytes have not left yet, and take some again when half of them have.
-    /// That is so on Linux. Elsewhere a slow upload may be given up since nobody can tell that it gets on, and all else is well.
-    fn limit_unsent(&self, bytes: u32);
+    /// Whether it does: so it is on Linux.
+    fn limit_unsent(&self, bytes: u32) -> bool;
 }
 
 impl Room for TcpStream {
-    fn limit_unsent(&self, bytes: u32) {
-        #[cfg(target_os = "linux")]
-        let _ = socket2::SockRef::from(self).set_tcp_notsent_lowat(bytes);
-        #[cfg(not(target_os = "linux"))]
-        let _ = bytes;
+    #[cfg(target_os = "linux")]
+    fn limit_unsent(&self, bytes: u32) -> bool {
+        socket2::SockRef::from(self).set_tcp_notsent_lowat(bytes).is_ok()
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn limit_unsent(&self, _: u32) -> bool {
+        false
     }
 }
 
@@ -48,25 +54,21 @@ const FAST: Duration = Duration::from_millis(50);
 const SLOW: Duration = Duration::from_millis(250);
 /// What the kernel may take beyond the room, in bytes: a piece that it has begun it fills.
 const PIECE: u32 = 64 * 1024;
-/// What the slowest line whose uploads get on takes in a second, in bytes.
-const SLOWEST: u32 = 4 * 1024;
-/// What is written at once of an upload, in bytes; less is a small request, or what a connection needs itself.
-const UPLOAD: usize = 16 * 1024;
-
 /// A socket, and what was seen of it.
 pub(crate) struct Watched<S> {
     socket: S,
+    taken: u64,
     full_since: Option<Instant>,
     has_got_on: bool,
+    is_limited: bool,
     is_fast: bool,
-    clear: Option<Instant>,
 }
 
 impl<S: Room> Watched<S> {
     /// Nothing has been seen yet.
     pub(crate) fn new(socket: S) -> Self {
-        socket.limit_unsent(NARROW);
-        Self { socket, full_since: None, has_got_on: false, is_fast: false, clear: None }
+        let is_limited = socket.limit_unsent(NARROW);
+        Self { socket, taken: 0, full_since: None, has_got_on: false, is_limited, is_fast: false }
     }
 
     fn note(&mut self, written: &Poll<io::Result<usize>>) {
@@ -75,10 +77,7 @@ impl<S: Room> Watched<S> {
                 self.full_since.get_or_insert_with(Instant::now);
             }
             Poll::Ready(Ok(count @ 1..)) => {
-                // Into the room that there was.
-                if *count >= UPLOAD {
-                    self.note_upload(*count, Instant::now());
-                }
+                self.taken += *count as u64;
                 if let Some(since) = self.full_since.take() {
                     self.has_got_on = true;
                     self.note_wait(since.elapsed());
@@ -92,20 +91,8 @@ impl<S: Room> Watched<S> {
         let is_fast = wait < if self.is_fast { SLOW } else { FAST };
         if is_fast != self.is_fast {
             self.is_fast = is_fast;
-            self.socket.limit_unsent(self.room());
+            self.is_limited = self.socket.limit_unsent(if is_fast { WIDE } else { NARROW });
         }
-    }
-
-    fn room(&self) -> u32 {
-        if self.is_fast { WIDE } else { NARROW }
-    }
-
-    fn note_upload(&mut self, count: usize, now: Instant) {
-        let time_for = |bytes: u64| Duration::from_millis(bytes * 1000 / u64::from(SLOWEST));
-        let behind_the_last = self.clear.map_or(now, |clear| clear.max(now)) + time_for(count as u64);
-        let with_all_it_holds = now + time_for((self.room() + PIECE).into());
-        // A room that has become narrow may still hold what the wide one held.
-        self.clear = self.clear.max(Some(behind_the_last.min(with_all_it_holds)));
     }
 }
 
@@ -114,8 +101,16 @@ impl<S> Progress for Watched<S> {
         std::mem::take(&mut self.has_got_on)
     }
 
-    fn clear(&self) -> Option<Instant> {
-        self.clear
+    fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    fn room(&self) -> u64 {
+        match (self.is_limited, self.is_fast) {
+            (false, _) => u64::MAX,
+            (true, false) => (NARROW + PIECE).into(),
+            (true, true) => (WIDE + PIECE).into(),
+        }
     }
 }
 
@@ -124,14 +119,21 @@ impl<S: Progress> Progress for TlsStream<S> {
         self.get_mut().0.take_progress()
     }
 
-    fn clear(&self) -> Option<Instant> {
-        self.get_ref().0.clear()
+    fn taken(&self) -> u64 {
+        self.get_ref().0.taken()
+    }
+
+    fn room(&self) -> u64 {
+        self.get_ref().0.room()
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(cx, into)
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.socket).poll_read(cx, into);
+        self.has_got_on |= into.filled().len() > before;
+        read
     }
 }
 
@@ -171,18 +173,10 @@ mod tests {
     use std::cell::RefCell;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
 
+    /// It holds what it was made for.
     impl Room for DuplexStream {
-        fn limit_unsent(&self, _: u32) {}
-    }
-
-    /// In memory there is nobody to be seen.
-    impl Progress for DuplexStream {
-        fn take_progress(&mut self) -> bool {
+        fn limit_unsent(&self, _: u32) -> bool {
             false
-        }
-
-        fn clear(&self) -> Option<Instant> {
-            None
         }
     }
 
@@ -191,8 +185,12 @@ mod tests {
             self.get_mut().take_progress()
         }
 
-        fn clear(&self) -> Option<Instant> {
-            self.get_ref().clear()
+        fn taken(&self) -> u64 {
+            self.get_ref().taken()
+        }
+
+        fn room(&self) -> u64 {
+            self.get_ref().room()
         }
     }
 
@@ -211,6 +209,11 @@ mod tests {
         other_end.read_exact(&mut read).await.unwrap();
         let mut watched = waiting.await.unwrap();
         assert!(watched.take_progress() && !watched.take_progress());
+        assert_eq!(watched.taken(), 9);
+        // Whatever it is good for.
+        other_end.write_all(b"1").await.unwrap();
+        watched.read_exact(&mut [0]).await.unwrap();
+        assert!(watched.take_progress() && !watched.take_progress());
     }
 
     /// A socket that has no bytes, and tells its room.
@@ -218,8 +221,9 @@ mod tests {
     struct Told(RefCell<Vec<u32>>);
 
     impl Room for Told {
-        fn limit_unsent(&self, bytes: u32) {
+        fn limit_unsent(&self, bytes: u32) -> bool {
             self.0.borrow_mut().push(bytes);
+            true
         }
     }
 
@@ -234,36 +238,11 @@ mod tests {
         assert_eq!(watched.socket.0.take(), [NARROW, WIDE, NARROW, WIDE]);
     }
 
-    #[test]
-    fn an_upload_is_clear_when_the_slowest_line_has_taken_all_that_the_socket_holds() {
-        let mut watched = Watched::new(Told::default());
-        let begun = Instant::now();
-        let after = |seconds| begun + Duration::from_secs(seconds);
-        watched.note(&Poll::Ready(Ok(UPLOAD - 1)));
-        assert_eq!(watched.clear, None, "a small request");
-        watched.note_upload(16 * 1024, begun);
-        assert_eq!(watched.clear, Some(after(4)));
-        // Behind what is there, or from now on where nothing is.
-        watched.note_upload(16 * 1024, after(1));
-        assert_eq!(watched.clear, Some(after(8)));
-        watched.note_upload(16 * 1024, after(20));
-        assert_eq!(watched.clear, Some(after(24)));
-        // No more than fits.
-        watched.note_upload(1 << 20, after(30));
-        assert_eq!(watched.clear, Some(after(30 + 48)));
-        watched.note_wait(Duration::ZERO);
-        watched.note_upload(1 << 20, after(40));
-        assert_eq!(watched.clear, Some(after(40 + 144)));
-        watched.note_wait(SLOW);
-        watched.note_upload(1 << 20, after(50));
-        assert_eq!(watched.clear, Some(after(40 + 144)), "the wide room was full");
-    }
-
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn the_kernel_knows_the_room_and_takes_no_more_than_that_and_a_piece() {
         // What the receiver's buffer holds.
-        const RECEIVED: usize = 64 * 1024;
+        const RECEIVED: u64 = 64 * 1024;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         socket2::SockRef::from(&listener).set_recv_buffer_size(16 * 1024).unwrap();
         let piece = vec![0; 256 * 1024];
@@ -273,14 +252,14 @@ mod tests {
             if is_fast {
                 watched.note_wait(Duration::ZERO);
             }
-            let room = watched.room();
+            let room = if is_fast { WIDE } else { NARROW };
             assert_eq!(socket2::SockRef::from(&watched.socket).tcp_notsent_lowat().unwrap(), room);
-            let mut taken = 0;
+            assert_eq!(watched.room(), u64::from(room + PIECE));
             while let Ok(count) = tokio::time::timeout(Duration::from_millis(200), watched.write(&piece)).await {
-                taken += count.unwrap();
+                assert!(count.unwrap() > 0);
             }
-            assert!(taken <= (room + PIECE) as usize + RECEIVED, "{taken} of {room}");
-            assert!(watched.clear > Some(Instant::now() + Duration::from_secs((room / SLOWEST).into()) - SLOW * 20));
+            let taken = watched.taken();
+            assert!((room.into()..=watched.room() + RECEIVED).contains(&taken), "{taken} of {room}");
         }
     }
 
@@ -297,6 +276,11 @@ mod tests {
         watched.note(&Poll::Pending);
         watched.note(&Poll::Ready(Ok(1 << 20)));
         assert!(!watched.is_fast);
-        assert!(watched.clear > Some(now + Duration::from_secs(140)), "the room was wide when it took that");
+    }
+
+    #[test]
+    fn a_socket_that_has_no_limit_may_hold_everything() {
+        let (this_end, _other_end) = duplex(8);
+        assert_eq!(Watched::new(this_end).room(), u64::MAX);
     }
 }

@@ -5,6 +5,7 @@
 //! `protocol` knows the standard and does no input or output; `task` does nothing else.
 
 mod answer;
+mod backlog;
 mod error;
 mod frame;
 mod protocol;
@@ -245,7 +246,7 @@ mod tests {
         let (this_end, other_end) = duplex(64 * 1024);
         let upstream = tokio::spawn(upstream(other_end, upstream_answers));
         let times = (Duration::from_millis(50), Duration::from_millis(300));
-        let connection = Connection::start(BufReader::new(this_end), times).await.unwrap();
+        let connection = Connection::start(BufReader::new(Watched::new(this_end)), times).await.unwrap();
         connection.0.taken.store(usize::from(is_in_use), Ordering::Relaxed);
         // Longer than three silences of a connection that is in use.
         let ended = timeout(Duration::from_millis(1500), ends(&connection.0)).await;
@@ -302,15 +303,20 @@ mod tests {
         }
     }
 
+    /// What fits in between where it is to be full soon, in bytes. A slow line needs a quarter of a second for it.
+    const LITTLE: usize = 1024;
+
     /// The ends of a connection over which upstream has said that it takes all.
     async fn plain() -> (BufReader<Watched<DuplexStream>>, DuplexStream) {
-        let (this_end, mut other_end) = duplex(4096);
+        let (this_end, mut other_end) = duplex(LITTLE);
         other_end.write_all(&boundless()).await.unwrap();
         (BufReader::new(Watched::new(this_end)), other_end)
     }
 
-    /// The same with TLS, whose buffer is between the connection and what can be seen; the other end is below TLS.
-    async fn over_tls() -> (tokio_rustls::client::TlsStream<Watched<DuplexStream>>, DuplexStream) {
+    type Tls = tokio_rustls::client::TlsStream<Watched<DuplexStream>>;
+
+    /// The same with TLS, whose buffer is between the connection and what can be seen.
+    async fn both_over_tls() -> (Tls, tokio_rustls::server::TlsStream<DuplexStream>) {
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let key = rustls::pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
         let provider = || Arc::new(rustls::crypto::ring::default_provider());
@@ -320,7 +326,7 @@ mod tests {
         roots.add(own.cert.der().clone()).unwrap();
         let client = rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let client = client.unwrap().with_root_certificates(roots).with_no_client_auth();
-        let (this_end, other_end) = duplex(4096);
+        let (this_end, other_end) = duplex(LITTLE);
         let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
         let connecting = connector.connect("localhost".try_into().unwrap(), Watched::new(this_end));
         let accepting = tokio_rustls::TlsAcceptor::from(Arc::new(server)).accept(other_end);
@@ -329,6 +335,12 @@ mod tests {
         connected.get_mut().1.set_buffer_limit(Some(TAKEN_BYTES));
         accepted.write_all(&boundless()).await.unwrap();
         accepted.flush().await.unwrap();
+        (connected, accepted)
+    }
+
+    /// The other end is below TLS.
+    async fn over_tls() -> (Tls, DuplexStream) {
+        let (connected, accepted) = both_over_tls().await;
         (connected, accepted.into_inner().0)
     }
 
@@ -372,7 +384,7 @@ mod tests {
         }
         // All that has happened meanwhile is there at once then: room, and that the time is over.
         tokio::join!(sleep(patience), async { std::thread::sleep(patience + patience / 10) });
-        other_end.read_exact(&mut [0; 4000]).await.unwrap();
+        other_end.read_exact(&mut [0; LITTLE / 2]).await.unwrap();
         let_all_get_on().await;
         assert!(!sending.is_finished());
         sending.abort();
@@ -417,7 +429,7 @@ mod tests {
         let window = frame(WINDOW_UPDATE, 0, 0, &(1u32 << 20).to_be_bytes());
         other_end.write_all(&[frame(SETTINGS, 0, 0, &settings), window].concat()).await.unwrap();
         let short = (Duration::from_millis(50), Duration::from_millis(300));
-        let connection = Connection::start(BufReader::new(this_end), short).await.unwrap();
+        let connection = Connection::start(BufReader::new(Watched::new(this_end)), short).await.unwrap();
         let_all_get_on().await;
         (connection, other_end)
     }
@@ -435,13 +447,17 @@ mod tests {
     /// Counts what is written at once.
     struct Writes<T>(T, Arc<AtomicUsize>);
 
-    impl<T> Progress for Writes<T> {
+    impl<T: Progress> Progress for Writes<T> {
         fn take_progress(&mut self) -> bool {
-            false
+            self.0.take_progress()
         }
 
-        fn clear(&self) -> Option<tokio::time::Instant> {
-            None
+        fn taken(&self) -> u64 {
+            self.0.taken()
+        }
+
+        fn room(&self) -> u64 {
+            self.0.room()
         }
     }
 
@@ -475,7 +491,8 @@ mod tests {
         let (this_end, mut other_end) = duplex(1 << 20);
         other_end.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
         let writes = Arc::new(AtomicUsize::new(0));
-        let connection = Connection::open(BufReader::new(Writes(this_end, writes.clone()))).await.unwrap();
+        let connection =
+            Connection::open(BufReader::new(Writes(Watched::new(this_end), writes.clone()))).await.unwrap();
         let_all_get_on().await;
         let before = writes.load(Ordering::Relaxed);
         for _ in 0..10 {
@@ -535,7 +552,7 @@ mod tests {
     async fn who_hears_the_end_ends_though_upstream_reads_nothing() {
         let (this_end, mut other_end) = duplex(4096);
         other_end.write_all(&frame(SETTINGS, 0, 0, &[0, 4, 0, 16, 0, 0])).await.unwrap();
-        let connection = Connection::open(BufReader::new(this_end)).await.unwrap();
+        let connection = Connection::open(BufReader::new(Watched::new(this_end))).await.unwrap();
         give_one_up(&connection).await;
         let shared = connection.0.clone();
         drop(connection);
@@ -719,7 +736,7 @@ mod tests {
         let window = frame(WINDOW_UPDATE, 0, 0, &(1u32 << 20).to_be_bytes());
         other_end.write_all(&[frame(SETTINGS, 0, 0, &settings), window].concat()).await.unwrap();
         // With the times of a connection in use: a PING would come after 30 s.
-        let connection = Connection::open(BufReader::new(this_end)).await.unwrap();
+        let connection = Connection::open(BufReader::new(Watched::new(this_end))).await.unwrap();
         let_all_get_on().await;
         let sending = {
             let connection = connection.take_stream();
@@ -752,31 +769,84 @@ mod tests {
         reading.abort();
     }
 
-    /// A request that is to be sent again must not go out behind that on the connection that ends.
-    #[tokio::test]
-    async fn what_is_left_behind_does_not_go_out_with_the_farewell() {
-        let (connection, mut other_end) = connected(4096).await;
-        let large = connection.take_stream();
-        let large =
-            tokio::spawn(async move { large.send(&head, &body(&[Bytes::from(vec![0; 60_000])])).await.map(|_| ()) });
+    /// A large request that nobody takes, and a small one behind it: what comes of that one once the connection has ended.
+    async fn is_left_behind(connection: Connection, end: impl Future<Output = ()>) -> bool {
+        let send = |bytes: Vec<u8>| {
+            let (connection, content) = (connection.take_stream(), body(&[bytes.into()]));
+            tokio::spawn(async move { connection.send(&head, &content).await.map(|_| ()) })
+        };
+        let large = send(vec![0; 60_000]);
         let_all_get_on().await;
-        let small = connection.take_stream();
-        let small =
-            tokio::spawn(async move { small.send(&head, &body(&[Bytes::from_static(b"{}")])).await.map(|_| ()) });
+        let small = send(b"{}".to_vec());
         let_all_get_on().await;
-        // A fault of upstream's: a push that was not allowed.
-        other_end.write_all(&frame(5, END_HEADERS, 1, &[0, 0, 0, 2])).await.unwrap();
+        end.await;
         let small = small.await.unwrap();
-        assert!(matches!(small, Err(SendError::LeftBehind(_))), "{small:?}");
-        let _ = large.await;
-        // The caller sends it again elsewhere now.
+        assert!(large.await.unwrap().is_err() && small.is_err());
+        matches!(small, Err(SendError::LeftBehind(_)))
+    }
+
+    /// What is on its way to the socket has not left.
+    #[tokio::test]
+    async fn what_waits_in_this_process_is_left_behind() {
+        let times = (Duration::from_millis(50), Duration::from_millis(250));
+        let (this_end, _other_end) = plain().await;
+        assert!(is_left_behind(Connection::start(this_end, times).await.unwrap(), async {}).await);
+        let (this_end, _other_end) = over_tls().await;
+        assert!(is_left_behind(Connection::start(this_end, times).await.unwrap(), async {}).await);
+    }
+
+    /// A fault of upstream's: a push that was not allowed.
+    fn fault() -> Vec<u8> {
+        frame(5, END_HEADERS, 1, &[0, 0, 0, 2])
+    }
+
+    /// A request that is to be sent again must not go out behind that on the connection that ends.
+    async fn goes_out_with_the_farewell(mut other_end: impl AsyncRead + Unpin) -> bool {
         let mut heard = Vec::new();
         let _ = timeout(Duration::from_secs(2), other_end.read_to_end(&mut heard)).await;
         let whole = frame(DATA, 1, 3, b"{}");
-        assert!(
-            !heard.windows(whole.len()).any(|part| part == whole),
-            "upstream has the whole request, END_STREAM and all"
-        );
+        heard.windows(whole.len()).any(|part| part == whole)
+    }
+
+    #[tokio::test]
+    async fn what_is_left_behind_does_not_go_out_with_the_farewell() {
+        let (connection, mut other_end) = connected(4096).await;
+        let end = async { other_end.write_all(&fault()).await.unwrap() };
+        assert!(is_left_behind(connection, end).await);
+        assert!(!goes_out_with_the_farewell(other_end).await);
+    }
+
+    #[tokio::test]
+    async fn what_is_left_behind_in_tls_does_not_either() {
+        let (this_end, mut other_end) = both_over_tls().await;
+        let connection = Connection::open(this_end).await.unwrap();
+        let end = async {
+            other_end.write_all(&fault()).await.unwrap();
+            other_end.flush().await.unwrap();
+        };
+        assert!(is_left_behind(connection, end).await);
+        assert!(!goes_out_with_the_farewell(other_end).await);
+    }
+
+    /// TLS shows what a record says when it is whole.
+    #[tokio::test]
+    async fn bytes_of_half_a_record_are_a_sign() {
+        let (this_end, other_end) = over_tls().await;
+        let times = (Duration::from_millis(50), Duration::from_millis(400));
+        let connection = Connection::start(this_end, times).await.unwrap();
+        let (mut incoming, mut outgoing) = tokio::io::split(other_end);
+        tokio::spawn(async move { tokio::io::copy(&mut incoming, &mut tokio::io::sink()).await });
+        let sender = connection.take_stream();
+        let sending =
+            tokio::spawn(async move { sender.send(&head, &body(&[Bytes::from_static(b"{}")])).await.map(drop) });
+        // The head of one of 15 KiB, and some of it.
+        outgoing.write_all(&[23, 3, 3, 0x3c, 0]).await.unwrap();
+        for _ in 0..100 {
+            outgoing.write_all(&[0; 50]).await.unwrap();
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert!(!sending.is_finished());
+        sending.abort();
     }
 
     /// Whose client takes nothing of an answer that has begun does not come when it is his body's turn.
@@ -784,7 +854,7 @@ mod tests {
     async fn turns_of_those_who_do_not_come_are_not_lost_for_others() {
         let (this_end, mut other_end) = duplex(1 << 20);
         other_end.write_all(&frame(SETTINGS, 0, 0, &[0, 4, 0, 16, 0, 0])).await.unwrap();
-        let connection = Connection::open(BufReader::new(this_end)).await.unwrap();
+        let connection = Connection::open(BufReader::new(Watched::new(this_end))).await.unwrap();
         let_all_get_on().await;
         let mut sending = Vec::new();
         for _ in 0..12 {
@@ -930,7 +1000,7 @@ mod tests {
                         tokio::spawn(answer(known.clone(), request));
                     }
                 });
-                let connection = Connection::open(BufReader::with_capacity(room, this_end)).await.unwrap();
+                let connection = Connection::open(BufReader::with_capacity(room, Watched::new(this_end))).await.unwrap();
                 let numbered = exchanges.iter().cloned().enumerate();
                 let asking: Vec<_> = numbered
                     .map(|(number, exchange)| tokio::spawn(ask(connection.clone(), number, exchange)))

@@ -5,6 +5,7 @@
 
 use super::super::watched::Progress;
 use super::Shared;
+use super::backlog::{Backlog, Reach};
 use super::error::{Reason, StreamError};
 use super::protocol::Protocol;
 use std::future::poll_fn;
@@ -18,13 +19,15 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 
 /// What is read before others have their turn, in bytes.
 const TURN_BYTES: usize = 128 * 1024;
+/// A verdict that is so late has been made by somebody who was stopped: a process, a container, a machine that slept.
+const LATE: Duration = Duration::from_millis(500);
 
 /// Works a connection until nobody needs it any more, or it has ended.
 pub(super) async fn drive<T>(stream: T, shared: Arc<Shared>, (interval, patience): (Duration, Duration))
 where
     T: AsyncBufRead + AsyncWrite + Progress + Unpin,
 {
-    let mut ends = Ends { stream, sending: Vec::new(), sent: 0, is_stuck: false, is_deaf: false, has_left: false };
+    let mut ends = Ends::new(stream);
     let mut silence = Silence::new(interval, patience);
     poll_fn(|cx| ends.poll(cx, &shared, &mut silence)).await;
     if !ends.has_left {
@@ -38,6 +41,11 @@ struct Ends<T> {
     stream: T,
     sending: Vec<u8>,
     sent: usize,
+    /// All that it has been given, and how much of that may have left, in bytes.
+    given: u64,
+    left: u64,
+    /// What `given` was, and what the socket had taken, when the stream held nothing back.
+    empty_at: (u64, u64),
     /// The stream takes nothing at the moment.
     is_stuck: bool,
     /// It takes nothing any more. What upstream said before is still to be read: a GOAWAY most likely, by which requests
@@ -56,23 +64,37 @@ struct Heard {
 }
 
 impl<T: AsyncBufRead + AsyncWrite + Progress + Unpin> Ends<T> {
+    fn new(stream: T) -> Self {
+        let empty_at = (0, stream.taken());
+        Self {
+            stream,
+            sending: Vec::new(),
+            sent: 0,
+            given: 0,
+            left: 0,
+            empty_at,
+            is_stuck: false,
+            is_deaf: false,
+            has_left: false,
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>, shared: &Shared, silence: &mut Silence) -> Poll<()> {
         let Heard { anything, all } = self.poll_read(cx, shared);
         let mut protocol = shared.protocol();
         protocol.wait(cx);
-        // Half a frame has no end any more: what it is of may be sent elsewhere now.
-        self.has_left |= protocol.has_ended() && self.sent < self.sending.len();
+        // What has not left never does, half a frame included: what it is of may be sent elsewhere now.
+        self.has_left |= protocol.has_ended() && (self.sent < self.sending.len() || self.left < self.given);
         drop(protocol);
         self.is_stuck = self.poll_send(cx, shared).is_pending();
         // Upstream is judged behind that: what it has taken while this side had no turn is a sign of it.
-        if self.stream.take_progress() {
-            silence.note_life();
-        }
-        silence.clear = self.stream.clear();
+        let has_sign = self.stream.take_progress() || anything;
         let mut protocol = shared.protocol();
+        protocol.note_left(self.left);
+        silence.backlog.note(Reach { left: self.left, read: protocol.read_up_to(), room: self.stream.room() });
         // Who reads nothing must not keep a connection that nobody uses any more.
         let is_in_use = self.is_stuck || shared.taken.load(Ordering::Relaxed) > 0;
-        if silence.poll_too_long(cx, anything, is_in_use, &mut protocol).is_ready() {
+        if silence.poll_too_long(cx, has_sign, is_in_use, &mut protocol).is_ready() {
             protocol.end(&StreamError::Silent);
             self.has_left = true;
         }
@@ -116,6 +138,19 @@ impl<T: AsyncBufRead + AsyncWrite + Progress + Unpin> Ends<T> {
 
     /// Sends all that there is.
     fn poll_send(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
+        let sent = self.poll_write_all(cx, shared);
+        // What TLS makes of the bytes that it has been given is never less than they are.
+        let taken = self.stream.taken();
+        if sent.is_ready() {
+            self.empty_at = (self.given, taken);
+        }
+        let (given, before) = self.empty_at;
+        // Of what a socket has failed to take some may have left.
+        self.left = if self.is_deaf { self.given } else { self.given.min(given + taken - before) };
+        sent
+    }
+
+    fn poll_write_all(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
         while !self.has_left {
             if self.sent == self.sending.len() {
                 self.sent = 0;
@@ -130,20 +165,20 @@ impl<T: AsyncBufRead + AsyncWrite + Progress + Unpin> Ends<T> {
             match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.sending[self.sent..])) {
                 Ok(count @ 1..) => {
                     self.sent += count;
-                    shared.protocol().note_handed(count);
+                    self.given += count as u64;
                 }
-                Ok(_) | Err(_) => self.fall_deaf(shared),
+                Ok(_) | Err(_) => self.fall_deaf(),
             }
         }
         if !(self.is_deaf || self.has_left) && ready!(Pin::new(&mut self.stream).poll_flush(cx)).is_err() {
-            self.fall_deaf(shared);
+            self.fall_deaf();
         }
         Poll::Ready(())
     }
 
-    /// Of what was being sent some may have left.
-    fn fall_deaf(&mut self, shared: &Shared) {
-        shared.protocol().note_handed(self.sending.len() - self.sent);
+    /// What is left of what was being sent counts as given.
+    fn fall_deaf(&mut self) {
+        self.given += (self.sending.len() - self.sent) as u64;
         self.is_deaf = true;
         self.sent = self.sending.len();
     }
@@ -159,9 +194,9 @@ impl<T: AsyncBufRead + AsyncWrite + Progress + Unpin> Ends<T> {
 struct Silence {
     interval: Duration,
     patience: Duration,
-    /// When nothing of an upload is in the way any more.
-    clear: Option<Instant>,
-    last_heard: Instant,
+    backlog: Backlog,
+    /// When it showed a sign of itself.
+    last_sign: Instant,
     /// When a PING was sent whose answer has not come.
     asked: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -172,12 +207,7 @@ struct Silence {
 impl Silence {
     fn new(interval: Duration, patience: Duration) -> Self {
         let (timer, now) = (Box::pin(sleep(interval)), Instant::now());
-        Self { interval, patience, clear: None, last_heard: now, asked: None, timer, is_set: false }
-    }
-
-    /// Upstream has said something, or taken some of what had no room before.
-    fn note_life(&mut self) {
-        self.last_heard = Instant::now();
+        Self { interval, patience, backlog: Backlog::new(now), last_sign: now, asked: None, timer, is_set: false }
     }
 
     fn set(&mut self, when: Instant) {
@@ -186,11 +216,11 @@ impl Silence {
     }
 
     /// When upstream is asked, or its answer has to be there. A PING behind an upload waits for all of that to be taken, so
-    /// its answer is due only as long after the last sign, and after a slow line would have taken what the socket holds.
+    /// its answer is due only as long after the last sign, and after a slow line would have taken what was under way.
     fn due(&self) -> Instant {
         match self.asked {
-            None => self.last_heard + self.interval,
-            Some(asked) => self.clear.map_or(asked, |clear| clear.max(asked)).max(self.last_heard) + self.patience,
+            None => self.last_sign + self.interval,
+            Some(asked) => asked.max(self.backlog.clear()).max(self.last_sign) + self.patience,
         }
     }
 
@@ -198,12 +228,16 @@ impl Silence {
     fn poll_too_long(
         &mut self,
         cx: &mut Context<'_>,
-        has_heard: bool,
+        has_sign: bool,
         is_in_use: bool,
         protocol: &mut Protocol,
     ) -> Poll<()> {
-        if has_heard {
-            self.note_life();
+        if has_sign || self.backlog.is_worth_a_clock() {
+            let now = Instant::now();
+            self.backlog.count(now);
+            if has_sign {
+                self.last_sign = now;
+            }
         }
         if !protocol.is_pong_due() {
             self.asked = None;
@@ -220,6 +254,11 @@ impl Silence {
             ready!(self.timer.as_mut().poll(cx));
             let (now, due) = (Instant::now(), self.due());
             match self.asked {
+                // This side had no turn: what has come meanwhile may not be known yet, and what was asked may have waited.
+                Some(_) if due + LATE < now => {
+                    self.asked = Some(now);
+                    self.set(self.due());
+                }
                 Some(_) if due <= now => return Poll::Ready(()),
                 Some(_) => self.set(due),
                 None if !is_in_use => {
@@ -227,6 +266,8 @@ impl Silence {
                     self.set(now + self.interval);
                 }
                 None if due <= now => {
+                    // What leaves from now on stands behind the PING.
+                    self.backlog.count(now);
                     protocol.ping();
                     self.asked = Some(now);
                     self.set(self.due());
@@ -247,7 +288,7 @@ mod tests {
         let interval = Duration::from_secs(30);
         let mut silence = Silence::new(interval, Duration::from_secs(10));
         let mut protocol = Protocol::default();
-        silence.last_heard -= 2 * interval;
+        silence.last_sign -= 2 * interval;
         let asking = poll_fn(|cx| {
             assert!(silence.poll_too_long(cx, false, true, &mut protocol).is_pending());
             if protocol.is_pong_due() { Poll::Ready(()) } else { Poll::Pending }
@@ -265,24 +306,47 @@ mod tests {
         assert!(!protocol.is_pong_due());
     }
 
+    /// Whether it is over so soon.
+    async fn ends_within(silence: &mut Silence, protocol: &mut Protocol, limit: Duration) -> bool {
+        timeout(limit, poll_fn(|cx| silence.poll_too_long(cx, false, true, protocol))).await.is_ok()
+    }
+
     #[tokio::test]
     async fn an_answer_behind_an_upload_has_the_time_that_the_upload_takes() {
-        let patience = Duration::from_secs(60);
+        const UPLOAD: u64 = 64 * 1024;
+        let millis = Duration::from_millis;
+        let mut protocol = Protocol::default();
+        // A line of 4 KiB a second needs 16 seconds for what has not been read.
+        for (read, limit, is_over) in [(0, millis(800), false), (UPLOAD, millis(5000), true)] {
+            let mut silence = Silence::new(Duration::ZERO, millis(100));
+            silence.backlog.note(Reach { left: UPLOAD, read, room: u64::MAX });
+            assert_eq!(ends_within(&mut silence, &mut protocol, limit).await, is_over);
+            assert!(silence.asked.is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_ping_itself_is_not_in_the_way_of_its_answer() {
+        let patience = Duration::from_millis(100);
         let mut silence = Silence::new(Duration::ZERO, patience);
         let mut protocol = Protocol::default();
-        let mut ends_within = async |silence: &mut Silence, limit| {
-            let ending = poll_fn(|cx| silence.poll_too_long(cx, false, true, &mut protocol));
-            timeout(Duration::from_millis(limit), ending).await.is_ok()
-        };
-        silence.clear = Some(Instant::now() + 10 * patience);
-        assert!(!ends_within(&mut silence, 20).await);
-        // It was asked long ago, but what the socket held left a moment ago.
-        silence.last_heard -= 20 * patience;
-        silence.asked = silence.asked.map(|asked| asked - 20 * patience);
-        silence.clear = Some(Instant::now() - patience / 2);
-        assert!(!ends_within(&mut silence, 20).await);
-        // It is long ago too.
-        silence.clear = Some(Instant::now() - 2 * patience);
-        assert!(ends_within(&mut silence, 5000).await);
+        assert!(!ends_within(&mut silence, &mut protocol, Duration::ZERO).await);
+        let clear = silence.backlog.clear();
+        silence.backlog.note(Reach { left: 100, read: 0, room: u64::MAX });
+        assert!(ends_within(&mut silence, &mut protocol, 50 * patience).await);
+        assert_eq!(silence.backlog.clear(), clear);
+    }
+
+    #[tokio::test]
+    async fn who_is_judged_late_is_asked_anew() {
+        let patience = Duration::from_secs(2);
+        let mut silence = Silence::new(Duration::ZERO, patience);
+        let mut protocol = Protocol::default();
+        let soon = Duration::from_millis(20);
+        assert!(!ends_within(&mut silence, &mut protocol, soon).await);
+        let past = Instant::now() - 2 * patience;
+        (silence.last_sign, silence.asked, silence.backlog) = (past, Some(past), Backlog::new(past));
+        assert!(!ends_within(&mut silence, &mut protocol, soon).await);
+        assert!(ends_within(&mut silence, &mut protocol, 10 * patience).await, "it answers nothing now either");
     }
 }

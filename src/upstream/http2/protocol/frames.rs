@@ -248,6 +248,10 @@ impl Protocol {
         match fields.end() {
             Said::Interim if !stream.has_head && !ends && stream.interim_left > 0 => stream.interim_left -= 1,
             Said::Answer(head, length) if !stream.has_head => {
+                // Who refuses may have read the request's head only.
+                let has_read_all = stream.is_sent && head.status.is_success();
+                let read = if has_read_all { Some(stream.ends_at) } else { stream.begins_at };
+                self.read_up_to = self.read_up_to.max(read.unwrap_or_default());
                 stream.has_head = true;
                 stream.head = Some(head);
                 stream.length_left = length;
@@ -334,8 +338,9 @@ impl Protocol {
         }
         if !head.has(flag::ACK) {
             self.say(kind::PING, flag::ACK, 0, payload);
-        } else if payload == PING {
+        } else if payload == PING && self.is_pong_due {
             self.is_pong_due = false;
+            self.read_up_to = self.read_up_to.max(self.ping_ends_at);
         }
         Ok(())
     }

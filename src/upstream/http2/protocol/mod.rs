@@ -63,13 +63,17 @@ pub struct Protocol {
     output: Vec<u8>,
     /// What of it upstream has asked for by its frames, in bytes.
     owed: usize,
-    /// All that has been taken out of `output`, and how much of that has been handed to the stream below, in bytes.
+    /// All that has been taken out of `output`, how much of that may have left this machine's memory for upstream, and how
+    /// much upstream has shown to have read, in bytes.
     taken: u64,
-    handed: u64,
+    left: u64,
+    read_up_to: u64,
     /// The last stream that upstream will process, and why.
     farewell: Option<(u32, Reason)>,
     ended: Option<StreamError>,
     is_pong_due: bool,
+    /// Where the last PING ends in all that is sent.
+    ping_ends_at: u64,
     /// The connection's task.
     task: Option<Waker>,
 }
@@ -139,10 +143,12 @@ impl Default for Protocol {
             output,
             owed: 0,
             taken: 0,
-            handed: 0,
+            left: 0,
+            read_up_to: 0,
             farewell: None,
             ended: None,
             is_pong_due: false,
+            ping_ends_at: 0,
             task: None,
         }
     }
@@ -275,12 +281,22 @@ impl Protocol {
         self.ended.is_some()
     }
 
-    /// Notes that so many bytes more have been handed to the stream below.
-    pub(super) fn note_handed(&mut self, count: usize) {
+    /// Notes that so many bytes of all that was taken out may have left.
+    pub(super) fn note_left(&mut self, left: u64) {
         // In the end nothing goes out but a last word, which is no part of any request.
         if self.ended.is_none() {
-            self.handed += count as u64;
+            self.left = left;
         }
+    }
+
+    /// How many bytes of all that was taken out upstream has shown to have read: it answers what stands behind them.
+    pub(super) fn read_up_to(&self) -> u64 {
+        self.read_up_to
+    }
+
+    /// Where the next byte will stand in all that is sent.
+    fn place(&self) -> u64 {
+        self.taken + self.output.len() as u64
     }
 
     /// Lets the first of those who wait for room have their turn, and says whether there is some for the next ones, who
@@ -307,6 +323,7 @@ impl Protocol {
     pub(super) fn ping(&mut self) {
         self.is_pong_due = true;
         self.say(kind::PING, 0, 0, &PING);
+        self.ping_ends_at = self.place();
         self.wake_task();
     }
 

@@ -40,14 +40,15 @@ impl Protocol {
         }
         let id = self.next_id;
         self.next_id += 2;
-        let begin = self.output.len();
+        let (begin, begins_at) = (self.output.len(), self.place());
         self.output.extend_from_slice(&[0; frame::HEAD_BYTES]);
         self.encoder.begin(&mut self.output);
         head(&mut self.encoder, &mut self.output);
         self.frame_block(begin, id, has_body);
         let mut stream = Stream::new(self.initial_window);
         stream.is_sent = !has_body;
-        stream.begins_at = (!has_body).then_some(self.taken + begin as u64);
+        stream.begins_at = (!has_body).then_some(begins_at);
+        stream.ends_at = self.place();
         self.streams.insert(id, stream);
         self.wake_task();
         Poll::Ready(Ok(id))
@@ -120,6 +121,7 @@ impl Protocol {
             has_sent = true;
             let flags = if is_last { flag::END_STREAM } else { 0 };
             frame::append(&mut self.output, kind::DATA, flags, id, &part);
+            stream.ends_at = self.taken + self.output.len() as u64;
         }
         if has_sent {
             self.wake_task();
@@ -147,8 +149,8 @@ impl Protocol {
             stream.wait(cx);
             return Poll::Pending;
         };
-        let (handed, last) = (self.handed, self.farewell.map(|(last, _)| last));
-        let is_untouched = stream.begins_at.is_none_or(|begin| handed <= begin);
+        let (left, last) = (self.left, self.farewell.map(|(last, _)| last));
+        let is_untouched = stream.begins_at.is_none_or(|begin| left <= begin);
         Poll::Ready(Err(match error {
             StreamError::Reset(Side::Upstream, Reason::REFUSED_STREAM) => SendError::Refused(error),
             StreamError::Reset(..) => SendError::Broke(error),

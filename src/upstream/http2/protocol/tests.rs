@@ -55,7 +55,7 @@ fn open(protocol: &mut Protocol, body: &'static [u8]) -> u32 {
 fn sent(protocol: &mut Protocol) -> Vec<(FrameHead, Vec<u8>)> {
     let mut bytes = Vec::new();
     protocol.take_output(&mut bytes);
-    protocol.note_handed(bytes.len());
+    protocol.note_left(protocol.taken);
     protocol.note_sent();
     let mut rest = bytes.strip_prefix(frame::PREFACE).unwrap_or(&bytes);
     let mut frames = Vec::new();
@@ -786,5 +786,39 @@ proptest! {
         let _ = protocol.poll_head(id, &cx());
         protocol.close(id);
         sent(&mut protocol);
+    }
+}
+
+#[test]
+fn what_upstream_has_read_is_known_by_what_it_answers() {
+    let mut protocol = settled();
+    let status = |status: &[u8]| [&[0x08, 3][..], status].concat();
+    let ids = [b"{}"; 4].map(|body| open(&mut protocol, body));
+    let Poll::Ready(Ok(unsent)) = protocol.poll_open(&cx(), head, true) else { panic!("it is open") };
+    let (begins, ends) =
+        (ids.map(|id| protocol.streams[&id].begins_at.unwrap()), ids.map(|id| protocol.streams[&id].ends_at));
+    sent(&mut protocol);
+    assert_eq!(protocol.read_up_to(), 0);
+    // Interim answers say nothing, as they may come from anywhere in between.
+    protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, ids[0], &status(b"103")));
+    assert_eq!(protocol.read_up_to(), 0);
+    protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, ids[1], &status(b"413")));
+    assert_eq!(protocol.read_up_to(), begins[1], "its body may not have been read");
+    protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, ids[2], OK));
+    assert_eq!(protocol.read_up_to(), ends[2]);
+    protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, ids[0], OK));
+    assert_eq!(protocol.read_up_to(), ends[2], "it knew more");
+    protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, unsent, OK));
+    assert_eq!(protocol.read_up_to(), ends[2], "there is nothing of its body yet");
+    protocol.ping();
+    sent(&mut protocol);
+    let sent_with_ping = protocol.taken;
+    open(&mut protocol, b"{}");
+    sent(&mut protocol);
+    protocol.receive(&frame(kind::PING, flag::ACK, 0, b"another!"));
+    assert_eq!(protocol.read_up_to(), ends[2]);
+    for _ in 0..2 {
+        protocol.receive(&frame(kind::PING, flag::ACK, 0, &PING));
+        assert_eq!(protocol.read_up_to(), sent_with_ping);
     }
 }
