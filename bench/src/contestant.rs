@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::load::Turn;
-use crate::payload::{BEARER, KEY, Question, UPSTREAM_PATH};
+use crate::payload::{Asker, BEARER, KEY, PASSED_PATH, Question};
 use crate::process::Process;
 use crate::upstream::{Upstream, Wire};
 use std::fs;
@@ -46,6 +46,12 @@ impl Contestant {
         }
     }
 
+    /// What clients ask of it.
+    pub(crate) fn question(self, body_bytes: usize, stream: bool) -> Question {
+        let asker = if self == Self::Direct { Asker::Direct } else { Asker::Client };
+        Question::of(asker, body_bytes, stream)
+    }
+
     /// What its program says of its version, where it is installed.
     pub(crate) fn version(self) -> Option<String> {
         let output = Command::new(self.program()?).arg("-v").output().ok()?;
@@ -79,6 +85,16 @@ impl Running {
     pub(crate) fn cpu_time(&self) -> Duration {
         self.process.as_ref().map(Process::cpu_time).unwrap_or_default()
     }
+
+    /// Fails when somebody with another key is let through.
+    pub(crate) async fn check_key(&self) -> Result<()> {
+        let turn = Turn::new(self.address, Question::of(Asker::Stranger, 1024, false));
+        match turn.ask_for_status().await {
+            Ok(401) => Ok(()),
+            Ok(status) => Err(format!("{}: a wrong key gets {status}", self.contestant.name()).into()),
+            Err(fault) => Err(format!("{}: {fault}", self.contestant.name()).into()),
+        }
+    }
 }
 
 impl Stable {
@@ -101,7 +117,7 @@ impl Stable {
             Contestant::HaProxy => Some(haproxy_command(upstream, wire, address, folder.path(), cpus.len())?),
             Contestant::Direct => None,
         };
-        let question = Question::new(1024, false);
+        let question = contestant.question(1024, false);
         upstream.expect(&question, None)?;
         let turn = Rc::new(Turn::new(address, question));
         let begun = Instant::now();
@@ -186,7 +202,7 @@ fn fill(template: &str, upstream: &Upstream, wire: Wire, address: SocketAddr, fo
     template
         .replace("@LISTEN@", &address.to_string())
         .replace("@UPSTREAM@", &upstream.address(wire).to_string())
-        .replace("@PATH@", UPSTREAM_PATH)
+        .replace("@PATH@", PASSED_PATH)
         .replace("@KEY@", KEY)
         .replace("@BEARER@", BEARER)
         .replace("@AUTHORITY@", &upstream.authority().display().to_string())

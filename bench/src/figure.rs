@@ -29,7 +29,9 @@ pub(crate) struct Figure {
     /// By contestant: the median of the ratios to nginx, each within one round.
     pub(crate) times_nginx: BTreeMap<String, f64>,
     pub(crate) goal: Option<Goal>,
-    /// Whether the gateway reached it; `None` where there is no goal, or no nginx to compare with.
+    /// The conditions were not those that the goal is for.
+    pub(crate) is_doubtful: bool,
+    /// Whether the gateway reached it; `None` where there is no goal, or no nginx to compare with, or doubt.
     pub(crate) reached: Option<bool>,
 }
 
@@ -42,6 +44,7 @@ impl Figure {
             medians: BTreeMap::new(),
             times_nginx: BTreeMap::new(),
             goal: None,
+            is_doubtful: false,
             reached: None,
         }
     }
@@ -63,19 +66,26 @@ impl Figure {
         self.rounds.entry(contestant.name().to_owned()).or_default().push(value);
     }
 
+    /// The median of a contestant's rounds so far.
+    pub(crate) fn median_of(&self, contestant: Contestant) -> Option<f64> {
+        median(self.rounds.get(contestant.name())?)
+    }
+
     /// Draws the conclusions, after the last round.
     pub(crate) fn conclude(mut self) -> Self {
         let nginx = self.rounds.get("nginx");
         for (name, values) in &self.rounds {
             self.medians.extend(median(values).map(|middle| (name.clone(), middle)));
             if let Some(nginx) = nginx.filter(|_| name != "nginx") {
-                let ratios: Vec<f64> = values.iter().zip(nginx).map(|(value, nginx)| value / nginx).collect();
+                // Of what one adds to another, a round may show less than nothing: nobody is any number of times that.
+                let comparable = values.iter().zip(nginx).filter(|(_, nginx)| **nginx > 0.0);
+                let ratios: Vec<f64> = comparable.map(|(value, nginx)| value / nginx).collect();
                 self.times_nginx.extend(median(&ratios).map(|middle| (name.clone(), middle)));
             }
         }
         let value = self.medians.get("gateway").copied();
         let ratio = self.times_nginx.get("gateway").copied();
-        self.reached = match self.goal {
+        self.reached = match self.goal.filter(|_| !self.is_doubtful) {
             Some(Goal::TimesNginx(most)) => ratio.map(|ratio| ratio <= most),
             Some(Goal::AtMost(most)) => value.map(|value| value <= most),
             Some(Goal::AtLeast(least)) => value.map(|value| value >= least),
@@ -105,7 +115,26 @@ mod tests {
     }
 
     #[test]
+    fn no_ratio_is_one_to_nothing_or_less() {
+        let figure = |nginx: &[f64]| {
+            let mut figure = Figure::new("x", "µs").goal(Goal::TimesNginx(1.0));
+            for value in nginx {
+                figure.note(Contestant::Gateway, 8.0);
+                figure.note(Contestant::Nginx, *value);
+            }
+            figure.conclude()
+        };
+        let some = figure(&[-100.0, 4.0, 0.0]);
+        assert_eq!((some.times_nginx["gateway"], some.reached), (2.0, Some(false)));
+        let none = figure(&[-100.0, 0.0]);
+        assert_eq!((none.times_nginx.len(), none.reached), (0, None));
+    }
+
+    #[test]
     fn goals_without_what_they_need_are_open() {
+        let mut doubtful = Figure::of_gateway("x", "", 1.0).goal(Goal::AtMost(2.0));
+        doubtful.is_doubtful = true;
+        assert_eq!(doubtful.conclude().reached, None);
         let figure = Figure::of_gateway("x", "", 3.0).goal(Goal::TimesNginx(1.0)).conclude();
         assert_eq!(figure.reached, None);
         assert_eq!(Figure::of_gateway("x", "", 3.0).goal(Goal::AtMost(2.0)).conclude().reached, Some(false));

@@ -147,6 +147,20 @@ impl Sample {
         self.cpu.as_secs_f64() / self.wall.as_secs_f64()
     }
 
+    /// The same with the latencies of the turn, whose last answers have come.
+    fn with_latencies(mut self, turn: &Turn) -> Self {
+        self.latencies = turn.notes.latencies.take();
+        let mut begin = 0;
+        for end in turn.notes.slot_ends.take() {
+            let mut slot = self.latencies[begin..end].to_vec();
+            slot.sort_unstable();
+            self.slots.push(slot);
+            begin = end;
+        }
+        self.latencies.sort_unstable();
+        self
+    }
+
     /// The part of a core that clients and upstream used.
     pub(crate) fn bench_busy(&self) -> f64 {
         self.bench_cpu.as_secs_f64() / self.wall.as_secs_f64()
@@ -191,7 +205,9 @@ impl Lab {
     pub(crate) async fn start_all(&self, wire: Wire) -> Result<Vec<Running>> {
         let mut running = Vec::new();
         for contestant in &self.contestants {
-            running.push(self.start(*contestant, wire).await?);
+            let started = self.start(*contestant, wire).await?;
+            started.check_key().await?;
+            running.push(started);
         }
         Ok(running)
     }
@@ -208,7 +224,7 @@ impl Lab {
     }
 
     async fn undisturbed_turn(&self, running: &Running, body_bytes: usize, load: Load) -> Result<Option<Sample>> {
-        let question = Question::new(body_bytes, false);
+        let question = running.contestant.question(body_bytes, false);
         self.upstream.expect(&question, None)?;
         let turn = Rc::new(Turn::new(running.address, question));
         let sample = match load {
@@ -216,13 +232,13 @@ impl Lab {
                 let clients = Closed::start(&turn, clients);
                 let sample = self.measure(&turn, running).await?;
                 self.last_answers(running, clients.end()).await?;
-                sample
+                sample.with_latencies(&turn)
             }
             Load::Rate(rate) => {
                 let clients = Open::start(&turn, rate, None);
                 let sample = self.measure(&turn, running).await?;
                 self.last_answers(running, clients.end()).await?;
-                sample
+                sample.with_latencies(&turn)
             }
         };
         self.judge(&turn, running)?;
@@ -257,7 +273,7 @@ impl Lab {
         self.upstream.expect(&Question::new(body_bytes, false), None)?;
         let (mut all, count) = (Vec::new(), running.len());
         for (number, running) in running.iter().enumerate() {
-            let turn = Rc::new(Turn::new(running.address, Question::new(body_bytes, false)));
+            let turn = Rc::new(Turn::new(running.address, running.contestant.question(body_bytes, false)));
             let slots = Slots { length: SLOT, warm_up: SLOT_WARM_UP, number: number as u32, of: count as u32 };
             all.push((*running, turn.clone(), Open::start(&turn, rate, Some(slots))));
         }
@@ -272,18 +288,19 @@ impl Lab {
             self.answer_after(begun.done, turn, running).await?;
             samples.push(self.finish(begun, turn, running));
         }
-        let mut was_paused = false;
-        for (running, turn, clients) in all {
+        let (mut whole, mut was_paused) = (Vec::new(), false);
+        for ((running, turn, clients), sample) in all.into_iter().zip(samples) {
             self.last_answers(running, clients.end()).await?;
             self.judge(&turn, running)?;
             was_paused |= turn.notes.paused.get();
+            whole.push(sample.with_latencies(&turn));
         }
-        Ok(Some(samples).filter(|_| !(was_paused && self.effort.needs_quiet)))
+        Ok(Some(whole).filter(|_| !(was_paused && self.effort.needs_quiet)))
     }
 
     /// One turn of streams, which have all begun before it is measured and end after it, regularly.
     pub(crate) async fn turn_of_streams(&self, running: &Running, interval: Duration) -> Result<Sample> {
-        let question = Question::new(1024, true);
+        let question = running.contestant.question(1024, true);
         let ramp = self.effort.turn / 2;
         let whole = ramp + self.effort.warm_up + self.effort.turn + interval * 2;
         let events = (whole.as_secs_f64() / interval.as_secs_f64()).ceil() as u64;
@@ -291,13 +308,14 @@ impl Lab {
         let turn = Rc::new(Turn::new(running.address, question));
         let streams = Streams::start(&turn, StreamsPlan { count: self.effort.streams, ramp });
         tokio::time::sleep(ramp).await;
-        let mut sample = self.measure(&turn, running).await?;
+        let sample = self.measure(&turn, running).await?;
         self.last_answers(running, streams.end()).await?;
         self.judge(&turn, running)?;
         let (ended, asked) = (turn.notes.ended.get(), self.effort.streams as u64);
         if ended != asked {
             return Err(format!("{}: {ended} of {asked} streams came to their end", running.contestant.name()).into());
         }
+        let mut sample = sample.with_latencies(&turn);
         sample.first_bytes = turn.notes.first_bytes.take();
         sample.first_bytes.sort_unstable();
         Ok(sample)
@@ -330,16 +348,7 @@ impl Lab {
         let done = (notes.done.get() - begun.done) as f64;
         let bench_cpu = self.own_cpu_time().saturating_sub(begun.bench_cpu);
         notes.recording.set(false);
-        let mut latencies = notes.latencies.take();
-        let mut slots = Vec::new();
-        let mut begin = 0;
-        for end in notes.slot_ends.take() {
-            slots.push(latencies[begin..end].to_vec());
-            slots.last_mut().into_iter().for_each(|slot: &mut Vec<u64>| slot.sort_unstable());
-            begin = end;
-        }
-        latencies.sort_unstable();
-        Sample { done, cpu, bench_cpu, wall, latencies, slots, first_bytes: Vec::new() }
+        Sample { done, cpu, bench_cpu, wall, ..Sample::default() }
     }
 
     /// CPU time of clients and upstream.

@@ -14,6 +14,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
+    /// To be asked before this thread is kept on one of its CPUs.
     pub(crate) fn here() -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let names = cpuinfo.lines().filter_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -34,13 +35,16 @@ pub(crate) fn monotonic_nanoseconds() -> u64 {
 
 /// What the gateway's binary was built of, as far as this folder tells.
 pub(crate) fn gateway_versions(gateway: &Path) -> BTreeMap<String, String> {
-    let commit = said("git", &["rev-parse", "HEAD"]);
-    let is_dirty = !said("git", &["status", "--porcelain", "--untracked-files=no"]).is_empty();
-    let size = fs::metadata(gateway).map_or(0, |file| file.len());
+    let here = ["-C", env!("CARGO_MANIFEST_DIR")];
+    let git = |words: &[&str]| said("git", &[&here[..], words].concat());
+    let commit = git(&["rev-parse", "HEAD"]);
+    let is_dirty = !git(&["status", "--porcelain", "--untracked-files=no"]).is_empty();
+    let gateway = gateway.to_string_lossy();
+    let digest = said("sha256sum", &[&gateway]);
     BTreeMap::from([
         ("commit".to_owned(), if is_dirty { format!("{commit} with changes") } else { commit }),
-        ("gateway".to_owned(), said(&gateway.to_string_lossy(), &["--version"])),
-        ("gateway_bytes".to_owned(), size.to_string()),
+        ("gateway".to_owned(), said(&gateway, &["--version"])),
+        ("gateway_sha256".to_owned(), digest.split(' ').next().unwrap_or_default().to_owned()),
         ("rustc".to_owned(), said("rustc", &["--version"])),
     ])
 }

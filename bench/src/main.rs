@@ -18,11 +18,13 @@ mod statistics;
 mod upstream;
 
 use lab::{Effort, Lab};
+use machine::Machine;
 use parts::Instructions;
-use report::Report;
+use report::{Kept, Report};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -30,16 +32,18 @@ const HELP: &str = "\
 ai-proxy-bench: measures ai-proxy beside nginx and HAProxy
 
 Usage:
-  ai-proxy-bench [OPTIONS] full|quick|check [PART]...   measure all parts, or these
+  ai-proxy-bench [OPTIONS] full|quick|check [PART]...   measure all parts, or these; goals that are missed are told
+                                                        in the table, and fail nothing
   ai-proxy-bench [OPTIONS] instructions                 count instructions, compare with the baseline
   ai-proxy-bench [OPTIONS] baseline                     count instructions, make them the baseline
   ai-proxy-bench [OPTIONS] order                        write build/order.ld, the order of functions
   ai-proxy-bench [OPTIONS] profile                      write build/profile-….profdata, what the release build is made with
-  ai-proxy-bench [OPTIONS] table                        show what was measured
+  ai-proxy-bench [OPTIONS] table [PART]...              show what was measured
 
 Options:
   --gateway FILE   the binary to measure [ai-proxy beside this program]
-  --output FILE    where figures are kept [target/bench.json]; parts that it has of the same build are not run again
+  --output FILE    where figures are kept [target/bench.json; of quick and check bench-quick.json, bench-check.json];
+                   parts that it has of the same build are not run again
   --fresh          run them again
 
 'check' shows only whether the benchmark works; its figures mean nothing.
@@ -53,7 +57,7 @@ const DESCRIPTORS: u64 = 20_000;
 
 struct Words {
     gateway: PathBuf,
-    output: PathBuf,
+    output: Option<PathBuf>,
     fresh: bool,
     values: Vec<String>,
 }
@@ -81,29 +85,33 @@ fn fail(message: &str, code: u8) -> ExitCode {
 fn read_words() -> Result<Option<Words>> {
     use lexopt::prelude::{Long, Short, Value, ValueExt};
     let beside = std::env::current_exe()?.with_file_name("ai-proxy");
-    let mut words = Words { gateway: beside, output: "target/bench.json".into(), fresh: false, values: Vec::new() };
+    let mut words = Words { gateway: beside, output: None, fresh: false, values: Vec::new() };
     let mut parser = lexopt::Parser::from_env();
     while let Some(word) = parser.next()? {
         match word {
             Long("help") | Short('h') => return Ok(None),
             Long("gateway") => words.gateway = parser.value()?.into(),
-            Long("output") => words.output = parser.value()?.into(),
+            Long("output") => words.output = Some(parser.value()?.into()),
             Long("fresh") => words.fresh = true,
             Value(value) => words.values.push(value.string()?),
             other => return Err(other.unexpected().into()),
         }
     }
-    if words.values.is_empty() { Ok(None) } else { Ok(Some(words)) }
+    if words.values.is_empty() { Err("what to do is missing".into()) } else { Ok(Some(words)) }
 }
 
 fn run(words: &Words) -> Result<ExitCode> {
     let (command, parts) = words.values.split_first().ok_or("what to do is missing")?;
+    let output = words.output.clone().unwrap_or_else(|| match command.as_str() {
+        kind @ ("quick" | "check") => format!("target/bench-{kind}.json").into(),
+        _ => "target/bench.json".into(),
+    });
     if let (upstream::COMMAND, [authority]) = (command.as_str(), parts) {
         return on_one_thread(upstream::serve(Path::new(authority))).map(|()| ExitCode::SUCCESS);
     }
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     if command == "table" {
-        let report = Report::load(&words.output).ok_or("nothing was measured yet")?;
+        let report = Report::load(&output)?.ok_or_else(|| format!("{}: nothing was measured yet", output.display()))?;
         print!("{}", report.table(&parts));
         return Ok(ExitCode::SUCCESS);
     }
@@ -114,6 +122,10 @@ fn run(words: &Words) -> Result<ExitCode> {
         "check" => Effort::CHECK,
         other => return Err(format!("'{other}' is no command; see --help").into()),
     };
+    let takes_parts = matches!(command.as_str(), "full" | "quick" | "check");
+    if !(takes_parts || parts.is_empty()) {
+        return Err(format!("'{command}' takes no parts").into());
+    }
     if let Some(unknown) = parts.iter().find(|name| !parts::exists(name)) {
         return Err(format!("there is no part '{unknown}'; there are {}", parts::NAMES.join(", ")).into());
     }
@@ -123,6 +135,7 @@ fn run(words: &Words) -> Result<ExitCode> {
         );
     }
     let gateway = words.gateway.canonicalize()?;
+    let machine = Machine::here();
     if getrlimit(Resource::Nofile).current.is_some_and(|limit| limit < DESCRIPTORS) {
         let raised = Rlimit { current: Some(DESCRIPTORS), maximum: getrlimit(Resource::Nofile).maximum };
         // Where this is not allowed, the part that needs it says so.
@@ -134,13 +147,21 @@ fn run(words: &Words) -> Result<ExitCode> {
     process::pin(&[bench_cpu])?;
     on_one_thread(async {
         let lab = Lab::new(gateway, effort, vec![PROXY_CPU], vec![bench_cpu])?;
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
         let measuring = async {
             match command.as_str() {
                 "instructions" | "baseline" => instructions(&lab, command == "baseline").await,
                 "order" => order(&lab).await,
                 "profile" => profile(lab).await,
-                _ => measure(&lab, Report::new(command, &lab.stable.gateway), words, &parts).await,
+                _ => {
+                    let _kept = Kept::take(&output)?;
+                    let mut report = Report::new(command, machine, &lab.stable.gateway);
+                    if let Some(earlier) = Report::load(&output)? {
+                        report.continue_from(earlier);
+                    }
+                    measure(&lab, report, &output, words.fresh, &parts).await
+                }
             }
         };
         // Whatever was started ends when this does.
@@ -148,6 +169,7 @@ fn run(words: &Words) -> Result<ExitCode> {
             done = measuring => done,
             _ = tokio::signal::ctrl_c() => Err("stopped".into()),
             _ = terminate.recv() => Err("stopped".into()),
+            _ = hang_up.recv() => Err("stopped".into()),
         }
     })
 }
@@ -158,16 +180,13 @@ fn on_one_thread<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::task::LocalSet::new().block_on(&runtime, work)
 }
 
-async fn measure(lab: &Lab, mut report: Report, words: &Words, parts: &[&str]) -> Result<ExitCode> {
-    if let Some(earlier) = Report::load(&words.output).filter(|earlier| report.continues(earlier)) {
-        report.figures = earlier.figures;
-    }
+async fn measure(lab: &Lab, mut report: Report, output: &Path, fresh: bool, parts: &[&str]) -> Result<ExitCode> {
     let wanted = if parts.is_empty() { parts::NAMES.to_vec() } else { parts.to_vec() };
     for name in &wanted {
-        if words.fresh || !report.figures.contains_key(*name) {
+        if fresh || !report.figures.contains_key(*name) {
             eprintln!("measuring {name}");
             report.figures.insert((*name).to_owned(), parts::run(name, lab).await?);
-            report.save(&words.output)?;
+            report.save(output)?;
         }
     }
     print!("{}", report.table(&wanted));

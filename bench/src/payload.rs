@@ -6,11 +6,18 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub(crate) const KEY: &str = "sk_live_bench-key-0123456789abcdef0123456789";
 /// The bearer that every contestant attaches; the gateway gets it from the upstream's metadata server.
 pub(crate) const BEARER: &str = "Bearer ya29.bench-token-of-a-usual-length-0123456789abcdef0123456789abcdef0123456789";
-/// Where Vertex AI has Chat Completions.
+/// A key that nobody has issued.
+const WRONG_KEY: &str = "sk_live_bench-key-0123456789abcdef0123456780";
+/// The clients' path.
+const PATH: &str = "/v1/chat/completions";
+/// The gateway's path upstream, where Vertex AI has Chat Completions. By then it has put the model's whole name in.
 pub(crate) const UPSTREAM_PATH: &str = "/v1/projects/bench/locations/global/endpoints/openapi/chat/completions";
+/// The path of those who look into no body, and leave the name as the client wrote it.
+pub(crate) const PASSED_PATH: &str = "/v1/projects/other/locations/global/endpoints/openapi/chat/completions";
 
-/// The model's name as the client writes it, and as the gateway sends it on. nginx and HAProxy look into no body.
-const MODELS: [&[u8]; 2] = [b"flash", b"google/gemini-2.5-flash"];
+/// The model's name as the client writes it, and as the gateway sends it on.
+const ALIAS: &[u8] = b"flash";
+const MODEL: &[u8] = b"google/gemini-2.5-flash";
 /// What stands before the model's name.
 const BEFORE_MODEL: &[u8] = b"{\"model\":\"";
 
@@ -18,6 +25,22 @@ const BEFORE_MODEL: &[u8] = b"{\"model\":\"";
 const PROSE: &str = "She said: \\\"Every gateway is a wall with a door in it.\\\" The door was open, \u{2014} na\u{ef}vely so.\\n\
     for (let i = 0; i < n; i++) {\\n\\tsum += \\\"cost\\\".length * i; // \\u00e9t\\u00e9\\n}\\nAnd then, without a word, \
     the lights went out in the whole valley, one house after the other, until only the mill was left.\\n\\n";
+
+/// How upstream has to get the model's name on this path; `None` where it has nothing.
+pub(crate) fn model_at(path: &[u8]) -> Option<&'static [u8]> {
+    if path == UPSTREAM_PATH.as_bytes() { Some(MODEL) } else { (path == PASSED_PATH.as_bytes()).then_some(ALIAS) }
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asker {
+    /// A client with the key.
+    Client,
+    /// One with another.
+    Stranger,
+    /// Nobody stands in between: a client that has what upstream wants.
+    Direct,
+}
 
 /// One question, as it goes over the wire and as upstream has to get it.
 pub(crate) struct Question {
@@ -30,9 +53,14 @@ pub(crate) struct Question {
 impl Question {
     /// A question whose body has exactly so many bytes.
     pub(crate) fn new(body_bytes: usize, stream: bool) -> Self {
+        Self::of(Asker::Client, body_bytes, stream)
+    }
+
+    /// The same of somebody else.
+    pub(crate) fn of(asker: Asker, body_bytes: usize, stream: bool) -> Self {
         let begin = format!("\",\"stream\":{stream},\"messages\":[{{\"role\":\"user\",\"content\":\"");
         let end = "\"}]}";
-        let fixed = BEFORE_MODEL.len() + MODELS[0].len() + begin.len() + end.len();
+        let fixed = BEFORE_MODEL.len() + ALIAS.len() + begin.len() + end.len();
         let mut tail = BytesMut::with_capacity(body_bytes);
         tail.put_slice(begin.as_bytes());
         let wanted = tail.len() + body_bytes.saturating_sub(fixed);
@@ -42,19 +70,24 @@ impl Question {
         tail.put_bytes(b'.', wanted - tail.len());
         tail.put_slice(end.as_bytes());
         let tail = tail.freeze();
-        let length = BEFORE_MODEL.len() + MODELS[0].len() + tail.len();
+        let length = BEFORE_MODEL.len() + ALIAS.len() + tail.len();
+        let (path, key, authorization) = match asker {
+            Asker::Client => (PATH, KEY, format!("Bearer {KEY}")),
+            Asker::Stranger => (PATH, WRONG_KEY, format!("Bearer {WRONG_KEY}")),
+            Asker::Direct => (PASSED_PATH, KEY, BEARER.to_owned()),
+        };
         // A head as OpenAI's SDK for Python sends it.
         let head = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway.example\r\naccept: application/json\r\n\
+            "POST {path} HTTP/1.1\r\nhost: gateway.example\r\naccept: application/json\r\n\
              content-type: application/json\r\nuser-agent: OpenAI/Python 2.0.0\r\nx-stainless-lang: python\r\n\
              x-stainless-package-version: 2.0.0\r\nx-stainless-os: Linux\r\nx-stainless-arch: x64\r\n\
-             x-stainless-runtime: CPython\r\nx-stainless-runtime-version: 3.12.0\r\nauthorization: {BEARER}\r\n\
-             x-api-key: {KEY}\r\ncontent-length: {length}\r\n\r\n"
+             x-stainless-runtime: CPython\r\nx-stainless-runtime-version: 3.12.0\r\nauthorization: {authorization}\r\n\
+             x-api-key: {key}\r\ncontent-length: {length}\r\n\r\n"
         );
         let mut request = BytesMut::with_capacity(head.len() + length);
         request.put_slice(head.as_bytes());
         request.put_slice(BEFORE_MODEL);
-        request.put_slice(MODELS[0]);
+        request.put_slice(ALIAS);
         request.put_slice(&tail);
         Self { request: request.freeze(), tail }
     }
@@ -62,6 +95,7 @@ impl Question {
 
 /// Compares a question that arrives in pieces with the one that was asked.
 pub(crate) struct QuestionCheck {
+    model: &'static [u8],
     tail: Bytes,
     /// What came until the model's name was whole.
     start: Vec<u8>,
@@ -71,8 +105,9 @@ pub(crate) struct QuestionCheck {
 }
 
 impl QuestionCheck {
-    pub(crate) fn new(tail: Bytes) -> Self {
-        Self { tail, start: Vec::with_capacity(64), seen: None, wrong: false }
+    /// The model's name has to be this one.
+    pub(crate) fn new(model: &'static [u8], tail: Bytes) -> Self {
+        Self { model, tail, start: Vec::with_capacity(64), seen: None, wrong: false }
     }
 
     pub(crate) fn push(&mut self, mut piece: &[u8]) {
@@ -81,7 +116,7 @@ impl QuestionCheck {
             while let Some((&byte, rest)) = piece.split_first() {
                 if byte == b'"' && self.start.len() >= BEFORE_MODEL.len() {
                     let model = self.start.strip_prefix(BEFORE_MODEL);
-                    self.wrong |= !model.is_some_and(|model| MODELS.contains(&model));
+                    self.wrong |= model != Some(self.model);
                     self.seen = Some(0);
                     break;
                 }
@@ -193,17 +228,35 @@ mod tests {
     }
 
     #[test]
+    fn only_who_stands_in_between_has_what_upstream_wants() {
+        let has = |asker, text: &str| {
+            let request = Question::of(asker, 1024, false).request;
+            memchr::memmem::find(&request, text.as_bytes()).is_some()
+        };
+        for (asker, has_key, has_bearer) in
+            [(Asker::Client, true, false), (Asker::Stranger, false, false), (Asker::Direct, true, true)]
+        {
+            assert_eq!((has(asker, KEY), has(asker, BEARER)), (has_key, has_bearer), "{asker:?}");
+        }
+        assert_eq!(model_at(PATH.as_bytes()), None);
+        assert_eq!([UPSTREAM_PATH.len(), WRONG_KEY.len()], [PASSED_PATH.len(), KEY.len()]);
+    }
+
+    #[test]
     fn a_changed_question_is_noticed() {
         let question = Question::new(1024, false);
-        let right = |body: &[u8], cut: usize| {
-            let mut check = QuestionCheck::new(question.tail.clone());
+        let right_at = |path: &str, body: &[u8], cut: usize| {
+            let mut check = QuestionCheck::new(model_at(path.as_bytes()).unwrap(), question.tail.clone());
             body.chunks(cut).for_each(|piece| check.push(piece));
             check.is_right()
         };
+        let right = |body: &[u8], cut| right_at(PASSED_PATH, body, cut);
         let body = [b"{\"model\":\"flash" as &[u8], &question.tail].concat();
         let sent_on = [b"{\"model\":\"google/gemini-2.5-flash" as &[u8], &question.tail].concat();
         for cut in [1, 7, 2000] {
-            assert!(right(&body, cut) && right(&sent_on, cut));
+            assert!(right(&body, cut) && right_at(UPSTREAM_PATH, &sent_on, cut));
+            assert!(!right_at(UPSTREAM_PATH, &body, cut), "the gateway has not put the name in");
+            assert!(!right(&sent_on, cut), "who looks into no body has changed it");
             assert!(!right(&body[..1023], cut), "one byte short");
             assert!(!right(&[&body[..], b" "].concat(), cut), "one byte more");
             assert!(!right(&[b"{\"model\":\"other" as &[u8], &question.tail].concat(), cut));

@@ -6,9 +6,11 @@ use crate::figure::{Figure, Goal};
 use crate::machine::Machine;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::fs;
+use std::fmt::{Display, Write};
+use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::Path;
+use tempfile::NamedTempFile;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
@@ -22,31 +24,59 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(effort: &str, gateway: &Path) -> Self {
+    pub(crate) fn new(effort: &str, machine: Machine, gateway: &Path) -> Self {
         let others = [Contestant::Nginx, Contestant::HaProxy];
         let mut versions: BTreeMap<_, _> = others
             .into_iter()
             .map(|contestant| (contestant.name().to_owned(), contestant.version().unwrap_or("not installed".into())))
             .collect();
         versions.extend(crate::machine::gateway_versions(gateway));
-        Self { machine: Machine::here(), versions, effort: effort.to_owned(), figures: BTreeMap::new() }
+        Self { machine, versions, effort: effort.to_owned(), figures: BTreeMap::new() }
     }
 
-    /// What an earlier call measured of the same build on the same machine, so that a run can be done in parts.
-    pub(crate) fn load(file: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(file).ok()?).ok()
-    }
-
-    pub(crate) fn continues(&self, earlier: &Self) -> bool {
-        self.machine == earlier.machine && self.versions == earlier.versions && self.effort == earlier.effort
-    }
-
-    pub(crate) fn save(&self, file: &Path) -> Result<()> {
-        if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder)?;
+    /// What an earlier call measured, if there was one.
+    ///
+    /// # Errors
+    /// A file that is no report is somebody's.
+    pub(crate) fn load(file: &Path) -> Result<Option<Self>> {
+        let named = |error: &dyn Display| format!("{}: {error}", file.display());
+        match fs::read(file) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(named(&error).into()),
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| {
+                named(&format!("no report of this benchmark ({error}): remove it, or name another")).into()
+            }),
         }
-        fs::write(file, serde_json::to_vec_pretty(self)?)?;
-        Ok(())
+    }
+
+    /// Takes over what an earlier call measured of the same build on the same machine, so that a run can be done in parts.
+    pub(crate) fn continue_from(&mut self, earlier: Self) {
+        if self.machine == earlier.machine && self.versions == earlier.versions && self.effort == earlier.effort {
+            self.figures = earlier.figures;
+        } else {
+            eprintln!("the figures of another build, machine or effort that were here are replaced");
+        }
+    }
+
+    /// Writes it in one step: whoever is interrupted leaves the earlier one.
+    ///
+    /// # Errors
+    /// A folder that cannot be written to.
+    pub(crate) fn save(&self, file: &Path) -> Result<()> {
+        let save = || {
+            let mut written = NamedTempFile::new_in(folder_of(file))?;
+            serde_json::to_writer_pretty(&mut written, self)?;
+            written.persist(file).map_err(|error| error.error)
+        };
+        save().map(drop).map_err(|error: std::io::Error| format!("{}: {error}", file.display()).into())
+    }
+
+    /// Where it comes from, in a line.
+    fn origin(&self) -> String {
+        let of = |name: &str| self.versions.get(name).map_or("", String::as_str);
+        let Machine { cpu, cpus, kernel } = &self.machine;
+        let (effort, gateway, commit) = (&self.effort, of("gateway"), of("commit"));
+        format!("{effort}: {gateway}, commit {commit}, on {cpus} CPUs ({cpu}), Linux {kernel}\n")
     }
 
     /// The table, of these parts or of all.
@@ -64,7 +94,7 @@ impl Report {
         let widths: Vec<usize> = (0..rows[0].len())
             .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
             .collect();
-        let mut table = String::new();
+        let mut table = self.origin();
         for row in rows {
             let mut line = String::new();
             for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
@@ -120,9 +150,58 @@ fn short(number: f64) -> String {
     }
 }
 
+/// The folder that a report is kept in, which one call has for itself: two would lose each other's figures, and each would
+/// measure the other.
+pub(crate) struct Kept(#[expect(dead_code, reason = "it is locked until this is dropped")] File);
+
+impl Kept {
+    /// Makes the folder where there is none.
+    ///
+    /// # Errors
+    /// Another call has it, or it cannot be made.
+    pub(crate) fn take(file: &Path) -> Result<Self> {
+        let folder = folder_of(file);
+        let named = |error: &dyn Display| format!("{}: {error}", folder.display());
+        fs::create_dir_all(folder).map_err(|error| named(&error))?;
+        let opened = File::open(folder).map_err(|error| named(&error))?;
+        match opened.try_lock() {
+            Ok(()) => Ok(Self(opened)),
+            Err(TryLockError::WouldBlock) => Err(named(&"another run keeps its figures there at the moment").into()),
+            Err(TryLockError::Error(error)) => Err(named(&error).into()),
+        }
+    }
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_is_replaced_as_a_whole_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("deep").join("report.json");
+        let kept = Kept::take(&file).unwrap();
+        assert!(Kept::take(&file).is_err(), "another has it");
+        drop(kept);
+        assert!(Kept::take(&file).is_ok());
+        assert!(Report::load(&file).unwrap().is_none());
+        let mut report = Report::new("check", Machine::here(), Path::new("/nonexistent"));
+        report.figures.insert("part".to_owned(), vec![Figure::of_gateway("x", "", 1.0).conclude()]);
+        report.save(&file).unwrap();
+        for (effort, parts) in [("check", 1), ("full", 0)] {
+            let mut next = Report::new(effort, Machine::here(), Path::new("/nonexistent"));
+            let earlier = Report::load(&file);
+            next.continue_from(earlier.unwrap().unwrap());
+            assert_eq!(next.figures.len(), parts, "{effort}");
+        }
+        fs::write(&file, "{}").unwrap();
+        assert!(Report::load(&file).unwrap_err().to_string().contains("no report"));
+        assert!(report.save(Path::new("/nonexistent/x")).is_err());
+    }
 
     #[test]
     fn tables_show_what_was_missed() {

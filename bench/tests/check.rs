@@ -41,7 +41,8 @@ fn its_parts_give_figures_and_every_byte_is_right() {
     let ran = run(&[&options[..], &parts].concat());
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     let report: Value = serde_json::from_slice(&std::fs::read(&output).unwrap()).unwrap();
-    assert!(report["machine"]["cpus"].as_u64().unwrap() > 0);
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(report["machine"]["cpus"], cpus);
     for program in ["gateway", "nginx", "haproxy", "rustc"] {
         assert!(!report["versions"][program].as_str().unwrap().is_empty(), "{program}");
     }
@@ -59,10 +60,48 @@ fn its_parts_give_figures_and_every_byte_is_right() {
 
 #[test]
 fn wrong_words_are_refused() {
-    for words in [&["what"][..], &["check", "what"], &["--what"], &["--gateway", "/nonexistent", "check"]] {
+    let gateway = gateway().display().to_string();
+    for words in [
+        &[][..],
+        &["what"],
+        &["check", "what"],
+        &["--what"],
+        &["--gateway", "/nonexistent", "check"],
+        &["--gateway", &gateway, "instructions", "size"],
+        &["--gateway", &gateway, "--output", BENCH, "check", "size"],
+        &["--gateway", &gateway, "--output", "/dev/null/x", "check", "size"],
+        &["--output", BENCH, "table"],
+    ] {
         let ran = run(words);
         assert!(!ran.status.success() && ran.stdout.is_empty(), "{words:?}");
         assert!(String::from_utf8_lossy(&ran.stderr).starts_with("ai-proxy-bench: "), "{words:?}");
     }
     assert!(run(&["--help"]).status.success());
+}
+
+/// One that passes everything on as it is: no key is looked at, no model named, no bearer attached.
+#[test]
+fn who_only_passes_bytes_on_is_no_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pretender, output) = (folder.path().join("pretender"), folder.path().join("bench.json"));
+    let program = r#"#!/usr/bin/env python3
+import os, socket, threading
+def pump(one, other):
+    while piece := one.recv(65536):
+        other.sendall(piece)
+    other.shutdown(socket.SHUT_WR)
+host, port = os.environ["GOOGLE_VERTEX_BASE_URL"].removeprefix("http://").rsplit(":", 1)
+listener = socket.create_server((os.environ["HOST"], int(os.environ["PORT"])))
+while True:
+    client, upstream = listener.accept()[0], socket.create_connection((host, int(port)))
+    for ends in [(client, upstream), (upstream, client)]:
+        threading.Thread(target=pump, args=ends, daemon=True).start()
+"#;
+    std::fs::write(&pretender, program).unwrap();
+    std::fs::set_permissions(&pretender, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (pretender, output) = (pretender.display().to_string(), output.display().to_string());
+    let ran = run(&["--gateway", &pretender, "--output", &output, "check", "json-plain"]);
+    assert!(!ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(said.contains("gateway: "), "{said}");
 }

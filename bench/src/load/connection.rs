@@ -95,6 +95,20 @@ impl Connection {
         }
     }
 
+    /// The status of the next answer, whatever it is. Nothing more is read of it.
+    pub(super) async fn read_status(&mut self) -> Result<u16, String> {
+        loop {
+            if let Some(line) =
+                self.input.0[..].split(|byte| *byte == b'\n').next().filter(|line| line.ends_with(b"\r"))
+            {
+                let line = String::from_utf8_lossy(line);
+                let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+                return status.ok_or_else(|| format!("no status: {line}"));
+            }
+            self.read().await?;
+        }
+    }
+
     /// Asks and waits for the whole answer.
     pub(super) async fn ask(&mut self, request: &Bytes, expected: &[u8]) -> Result<(), String> {
         self.send(request).await?;

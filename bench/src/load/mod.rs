@@ -89,6 +89,16 @@ impl Turn {
         connection.ask(&self.question.request, &self.answer).await
     }
 
+    /// One question on a connection of its own, and the status of its answer.
+    ///
+    /// # Errors
+    /// What kept an answer from coming.
+    pub(crate) async fn ask_for_status(&self) -> Result<u16, String> {
+        let mut connection = connection::Connection::open(self.target).await?;
+        connection.send(&self.question.request).await?;
+        connection.read_status().await
+    }
+
     /// So many questions, one after the other, on one connection.
     ///
     /// # Errors

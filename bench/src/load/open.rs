@@ -33,11 +33,19 @@ pub(crate) struct Open {
     asking: JoinSet<()>,
 }
 
+/// When a question should have left.
+#[derive(Clone, Copy)]
+struct Due {
+    at: Instant,
+    /// It was in the time that is recorded. Whenever its answer comes: those that are still missing at the end of that time
+    /// are the slowest.
+    is_recorded: bool,
+}
+
 /// One connection, whose question may be on its way.
 struct Client {
     questions: OwnedWriteHalf,
-    /// When its question should have left.
-    due: Cell<Instant>,
+    due: Cell<Due>,
 }
 
 struct Clients {
@@ -46,7 +54,7 @@ struct Clients {
     /// Those without a question; the one that was answered last is asked next.
     idle: RefCell<Vec<Rc<Client>>>,
     /// When questions were due that found no client.
-    waiting: RefCell<VecDeque<Instant>>,
+    waiting: RefCell<VecDeque<Due>>,
 }
 
 impl Open {
@@ -85,9 +93,10 @@ async fn ask_at(turn: &Rc<Turn>, rate: u32, slots: Option<Slots>) -> Result<(), 
         }
         while due <= Instant::now() {
             let idle = clients.idle.borrow_mut().pop();
+            let question = Due { at: due, is_recorded: turn.notes.recording.get() };
             match idle {
-                Some(client) => client.ask(turn, due)?,
-                None => clients.waiting.borrow_mut().push_back(due),
+                Some(client) => client.ask(turn, question)?,
+                None => clients.waiting.borrow_mut().push_back(question),
             }
             due = clients.in_slot(due + period);
         }
@@ -134,7 +143,7 @@ fn clock_at(then: Instant) -> Duration {
 
 impl Client {
     /// Sends the question that was due then.
-    fn ask(&self, turn: &Turn, due: Instant) -> Result<(), String> {
+    fn ask(&self, turn: &Turn, due: Due) -> Result<(), String> {
         self.due.set(due);
         // Nothing of an earlier question is in its way: it fits the socket's buffer.
         match self.questions.try_write(&turn.question.request) {
@@ -152,13 +161,13 @@ impl Clients {
     }
 
     /// Records the answer to a question that was due then, if that was none of the first ones in its slot.
-    fn record(&self, due: Instant) {
-        let is_recorded = |slots: Slots| slots.place(clock_at(due)).is_ok_and(|into| into >= slots.warm_up);
-        if !self.slots.is_none_or(is_recorded) {
+    fn record(&self, due: Due) {
+        let is_warm = |slots: Slots| slots.place(clock_at(due.at)).is_ok_and(|into| into >= slots.warm_up);
+        if !self.slots.is_none_or(is_warm) {
             self.end_slot();
-            return;
+        } else if due.is_recorded {
+            self.turn.notes.latencies.borrow_mut().push(nanoseconds_since(due.at));
         }
-        self.turn.notes.record(nanoseconds_since(due));
     }
 
     /// Notes that what is recorded so far belongs to slots that are over.
@@ -175,7 +184,8 @@ impl Clients {
         connection.ask(&self.turn.question.request, &self.turn.answer).await?;
         let (stream, input) = connection.into_parts();
         let (answers, questions) = stream.into_split();
-        let client = Rc::new(Client { questions, due: Cell::new(Instant::now()) });
+        let due = Cell::new(Due { at: Instant::now(), is_recorded: false });
+        let client = Rc::new(Client { questions, due });
         self.idle.borrow_mut().push(client.clone());
         let clients = self.clone();
         readers.spawn_local(async move {

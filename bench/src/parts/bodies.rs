@@ -9,6 +9,8 @@ use crate::load::Turn;
 use crate::payload::Question;
 use crate::upstream::Wire;
 
+/// What a body may take beside itself, in bytes.
+const BESIDE_BODY: f64 = 2e6;
 /// Few, so that a turn is not over before the first bodies are through.
 const CLIENTS: usize = 4;
 
@@ -23,15 +25,18 @@ pub(crate) async fn run(lab: &Lab, wire: Wire) -> Result<Vec<Figure>> {
             cpu = cpu.goal(goal);
         }
         let mut per_megabyte = Figure::new(format!("{name}.cpu_per_mb"), "µs/MB");
+        let mut busy = Figure::new(format!("{name}.busy"), "of a core");
+        let mut bench = Figure::new(format!("{name}.bench_busy"), "of a core");
         for round in 0..lab.effort.rounds {
             for running in in_turn(&running, round) {
                 let sample = lab.turn(running, bytes, Load::Saturating { clients: CLIENTS }).await?;
                 cpu.note(running.contestant, sample.cpu_each());
                 per_megabyte.note(running.contestant, sample.cpu_each() * 1e6 / bytes as f64);
+                busy.note(running.contestant, sample.busy());
+                bench.note(running.contestant, sample.bench_busy());
             }
         }
-        figures.push(cpu);
-        figures.push(per_megabyte);
+        figures.extend([cpu, per_megabyte, busy, bench]);
     }
     Ok(figures)
 }
@@ -49,5 +54,6 @@ async fn memory_of_one(lab: &Lab, wire: Wire) -> Result<Figure> {
     lab.judge(&turn, &running)?;
     let grown = peak().saturating_sub(before) as f64;
     let name = format!("body_{}k.{}.memory", bytes / 1000, wire.name());
-    Ok(Figure::of_gateway(name, "of the body", grown / bytes as f64))
+    let goal = Goal::AtMost(1.0 + BESIDE_BODY / bytes as f64);
+    Ok(Figure::of_gateway(name, "of the body", grown / bytes as f64).goal(goal))
 }

@@ -2,17 +2,20 @@
 
 use super::in_turn;
 use crate::Result;
+use crate::contestant::{Contestant, Running};
 use crate::figure::{Figure, Goal};
 use crate::lab::{Lab, Load};
 use crate::upstream::Wire;
 
+/// A program that used less of its core was not saturated.
+const SATURATED: f64 = 0.9;
 /// Enough to keep a program busy, few enough that none waits long.
 const CLIENTS: usize = 64;
 
 pub(crate) async fn run(lab: &Lab, wire: Wire) -> Result<Vec<Figure>> {
     let goal = Goal::TimesNginx(if wire == Wire::Plain { 1.05 } else { 0.9 });
     let running = lab.start_all(wire).await?;
-    let mut figures = Vec::new();
+    let mut figures = vec![alone(lab, wire, &running).await?];
     for (mode, load) in [("saturated", Load::Saturating { clients: CLIENTS }), ("rate", Load::Rate(lab.effort.rate))] {
         let name = format!("json_1k.{}.{mode}", wire.name());
         let mut cpu = Figure::new(format!("{name}.cpu"), "µs/request").goal(goal);
@@ -28,7 +31,23 @@ pub(crate) async fn run(lab: &Lab, wire: Wire) -> Result<Vec<Figure>> {
                 per_core.note(running.contestant, 1e6 / sample.cpu_each());
             }
         }
+        if matches!(load, Load::Saturating { .. }) {
+            let [gateway, nginx] =
+                [Contestant::Gateway, Contestant::Nginx].map(|contestant| busy.median_of(contestant));
+            cpu.is_doubtful = [gateway, nginx].into_iter().flatten().any(|busy| busy < SATURATED);
+        }
         figures.extend([cpu, busy, bench, per_core]);
     }
     Ok(figures)
+}
+
+/// What clients and upstream can do with nobody in between, beside what the programs do: they are not to be the limit.
+async fn alone(lab: &Lab, wire: Wire, running: &[Running]) -> Result<Figure> {
+    let mut requests = Figure::new(format!("json_1k.{}.saturated.requests", wire.name()), "/s");
+    let direct = lab.start(Contestant::Direct, wire).await?;
+    for running in running.iter().chain([&direct]) {
+        let sample = lab.turn(running, 1024, Load::Saturating { clients: CLIENTS }).await?;
+        requests.note(running.contestant, sample.done / sample.wall.as_secs_f64());
+    }
+    Ok(requests)
 }

@@ -15,6 +15,8 @@ const OPENED_A_SECOND: f64 = 3000.0;
 const INTERVAL: Duration = Duration::from_millis(1000);
 /// Streams are at their usual pace after this.
 const SETTLE: Duration = Duration::from_millis(2500);
+/// The goal is for what there is after so long.
+const MINUTE: Duration = Duration::from_secs(60);
 /// How long streams may take to begin.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -39,13 +41,14 @@ pub(crate) async fn run(lab: &Lab, wire: Wire) -> Result<Vec<Figure>> {
     }
     let mut after = Figure::new(format!("memory.{wire_name}.after_streams"), "MB");
     let mut rested = Figure::new(format!("memory.{wire_name}.a_minute_after"), "times idle").goal(Goal::AtMost(2.0));
+    rested.is_doubtful = lab.effort.memory_rest < MINUTE;
     let mut resting = Vec::new();
     for contestant in &lab.contestants {
+        let handshakes_before = lab.upstream.counts()?.handshakes.get();
         let running = lab.start(*contestant, wire).await?;
         let at_rest = resident(&running);
         idle.note(*contestant, at_rest / 1e6);
         for (figure, &count) in per_stream.iter_mut().zip(lab.effort.memory_streams) {
-            let handshakes_before = lab.upstream.counts()?.handshakes.get();
             let with_streams = open(lab, &running, count).await?;
             figure.note(*contestant, (with_streams - at_rest) / 1e3 / count as f64);
             if count == most && wire != Wire::Plain {
@@ -60,7 +63,8 @@ pub(crate) async fn run(lab: &Lab, wire: Wire) -> Result<Vec<Figure>> {
         tokio::time::sleep_until(until.into()).await;
         rested.note(running.contestant, resident(&running) / at_rest);
     }
-    Ok([idle].into_iter().chain(per_stream).chain([after, rested, handshakes]).collect())
+    let handshakes = Some(handshakes).filter(|_| wire != Wire::Plain);
+    Ok([idle].into_iter().chain(per_stream).chain([after, rested]).chain(handshakes).collect())
 }
 
 fn resident(running: &Running) -> f64 {

@@ -8,9 +8,8 @@ use std::process::Command;
 
 pub(crate) fn run(lab: &Lab) -> Result<Vec<Figure>> {
     let bytes = std::fs::metadata(&lab.stable.gateway)?.len();
-    let cargo = std::path::Path::new("cargo");
     let arguments = ["tree", "--locked", "--package", "ai-proxy", "--edges", "normal", "--prefix", "none"];
-    let output = Command::new(cargo).args(arguments).output()?;
+    let output = Command::new("cargo").args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output()?;
     if !output.status.success() {
         return Err(format!("cargo tree: {}", String::from_utf8_lossy(&output.stderr)).into());
     }

@@ -1,8 +1,8 @@
 //! Chat completions over HTTP/1.1: one read, one check, one write.
 
-use super::server::{Pacer, Shared, add, is_authorized};
+use super::server::{Pacer, Shared, add, is_bearer};
 use crate::machine::monotonic_nanoseconds;
-use crate::payload::{DONE, EVENT_BYTES, QuestionCheck};
+use crate::payload::{DONE, EVENT_BYTES, QuestionCheck, model_at};
 use bytes::{Buf, BytesMut};
 use std::io::Write;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -29,7 +29,8 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, shar
         if head.expects_continue && stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.is_err() {
             return;
         }
-        let mut check = QuestionCheck::new(shared.shape.borrow().tail.clone());
+        let tail = shared.shape.borrow().tail.clone();
+        let mut check = QuestionCheck::new(head.model.unwrap_or_default(), tail);
         let Some(is_whole) = read_body(&mut stream, &mut input, &head, &mut check, shared).await else { return };
         shared.judge(is_whole && head.is_right && check.is_right());
         let stream_shape = shared.shape.borrow().stream;
@@ -100,6 +101,8 @@ struct Head {
     /// `content-length`; every contestant has it from the client.
     length: Option<usize>,
     expects_continue: bool,
+    /// How the model's name has to come on this path.
+    model: Option<&'static [u8]>,
     is_right: bool,
 }
 
@@ -114,11 +117,13 @@ impl Head {
             request.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
         };
         let length = value("content-length").and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
-        let authorized = is_authorized(request.path.unwrap_or_default().as_bytes(), value("authorization"));
+        let model = model_at(request.path.unwrap_or_default().as_bytes());
+        let is_authorized = model.is_some() && value("authorization").is_some_and(is_bearer);
         Some(Self {
             length,
             expects_continue: value("expect").is_some(),
-            is_right: is_http && request.method == Some("POST") && authorized,
+            model,
+            is_right: is_http && request.method == Some("POST") && is_authorized,
         })
     }
 }

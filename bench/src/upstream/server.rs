@@ -2,7 +2,7 @@
 
 use super::{Addresses, Counts, StreamShape, http1, http2, metadata, tls};
 use crate::Result;
-use crate::payload::{self, BEARER, Events, Question, UPSTREAM_PATH};
+use crate::payload::{self, BEARER, Events, Question};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -178,16 +178,6 @@ where
             spawn_local(serve(stream));
         }
     });
-}
-
-/// Whether path and bearer are those that Vertex AI would want.
-pub(super) fn is_authorized(path: &[u8], authorization: Option<&[u8]>) -> bool {
-    is_path(path) && authorization.is_some_and(is_bearer)
-}
-
-/// Whether a path is one that Vertex AI has, or the clients' own.
-pub(super) fn is_path(path: &[u8]) -> bool {
-    path == UPSTREAM_PATH.as_bytes() || path == b"/v1/chat/completions"
 }
 
 /// Whether this is the bearer that every contestant has to attach.

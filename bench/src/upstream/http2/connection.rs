@@ -262,7 +262,8 @@ impl Connection {
             write_number(kind::RST_STREAM, block.stream, Code::RefusedStream as u32, &mut self.output);
             return Ok(());
         }
-        let check = QuestionCheck::new(self.shared.shape.borrow().tail.clone());
+        let tail = self.shared.shape.borrow().tail.clone();
+        let check = QuestionCheck::new(request.model.unwrap_or_default(), tail);
         self.streams.push_back(Stream::new(block.stream, request, check, self.stream_window));
         if block.ends {
             self.asked(self.streams.len() - 1);

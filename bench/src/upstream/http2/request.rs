@@ -1,6 +1,7 @@
 //! What upstream has to know of a request's head.
 
-use crate::upstream::server::{is_bearer, is_path};
+use crate::payload::model_at;
+use crate::upstream::server::is_bearer;
 
 /// A head, as far as it has been shown.
 #[derive(Debug, Default)]
@@ -12,6 +13,8 @@ pub(super) struct Request {
     has_authority: bool,
     has_path: bool,
     is_authorized: bool,
+    /// How the model's name has to come on its path.
+    pub(super) model: Option<&'static [u8]>,
     /// `content-length`, where there is one.
     pub(super) length: Option<u64>,
 }
@@ -22,7 +25,10 @@ impl Request {
         let is_right = match name {
             b":method" => first(&mut self.has_method) && !self.has_fields && value == b"POST",
             b":scheme" => first(&mut self.has_scheme) && !self.has_fields,
-            b":path" => first(&mut self.has_path) && !self.has_fields && is_path(value),
+            b":path" => {
+                self.model = model_at(value);
+                first(&mut self.has_path) && !self.has_fields && self.model.is_some()
+            }
             b":authority" => first(&mut self.has_authority) && !self.has_fields,
             b"authorization" => first(&mut self.is_authorized) && is_bearer(value),
             b"content-length" => {

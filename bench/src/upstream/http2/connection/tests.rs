@@ -110,7 +110,7 @@ fn the_first_frames_announce_what_is_taken() {
 fn requests_however_they_are_cut() {
     let question = Question::new(200, false);
     let body = body(&question);
-    let block = block("/v1/chat/completions", body.len());
+    let block = block(UPSTREAM_PATH, body.len());
     let mut wire = [PREFACE, &settings_frame(&[])].concat();
     // A usual one.
     wire.extend(request(1, &body));
