@@ -249,7 +249,7 @@ impl Protocol {
             Said::Interim if !stream.has_head && !ends && stream.interim_left > 0 => stream.interim_left -= 1,
             Said::Answer(head, length) if !stream.has_head => {
                 // Who refuses may have read the request's head only.
-                let has_read_all = stream.is_sent && head.status.is_success();
+                let has_read_all = stream.is_sent && head.status.is_success() && stream.ends_at <= self.left;
                 let read = if has_read_all { Some(stream.ends_at) } else { stream.begins_at };
                 self.read_up_to = self.read_up_to.max(read.unwrap_or_default());
                 stream.has_head = true;

@@ -794,9 +794,10 @@ fn what_upstream_has_read_is_known_by_what_it_answers() {
     let mut protocol = settled();
     let status = |status: &[u8]| [&[0x08, 3][..], status].concat();
     let ids = [b"{}"; 4].map(|body| open(&mut protocol, body));
+    let later = open(&mut protocol, b"{}");
+    let later_ends = protocol.streams[&later].ends_at;
     let Poll::Ready(Ok(unsent)) = protocol.poll_open(&cx(), head, true) else { panic!("it is open") };
-    let (begins, ends) =
-        (ids.map(|id| protocol.streams[&id].begins_at.unwrap()), ids.map(|id| protocol.streams[&id].ends_at));
+    let begins = ids.map(|id| protocol.streams[&id].begins_at.unwrap());
     sent(&mut protocol);
     assert_eq!(protocol.read_up_to(), 0);
     // Interim answers say nothing, as they may come from anywhere in between.
@@ -804,19 +805,23 @@ fn what_upstream_has_read_is_known_by_what_it_answers() {
     assert_eq!(protocol.read_up_to(), 0);
     protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, ids[1], &status(b"413")));
     assert_eq!(protocol.read_up_to(), begins[1], "its body may not have been read");
-    protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, ids[2], OK));
-    assert_eq!(protocol.read_up_to(), ends[2]);
+    protocol.note_left(protocol.streams[&ids[3]].ends_at - 1);
+    protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, ids[3], OK));
+    assert_eq!(protocol.read_up_to(), begins[3], "its body is on its way");
+    protocol.note_left(protocol.taken);
+    protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, later, OK));
+    assert_eq!(protocol.read_up_to(), later_ends);
     protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, ids[0], OK));
-    assert_eq!(protocol.read_up_to(), ends[2], "it knew more");
+    assert_eq!(protocol.read_up_to(), later_ends, "it knew more");
     protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, unsent, OK));
-    assert_eq!(protocol.read_up_to(), ends[2], "there is nothing of its body yet");
+    assert_eq!(protocol.read_up_to(), later_ends, "there is nothing of its body yet");
     protocol.ping();
     sent(&mut protocol);
     let sent_with_ping = protocol.taken;
     open(&mut protocol, b"{}");
     sent(&mut protocol);
     protocol.receive(&frame(kind::PING, flag::ACK, 0, b"another!"));
-    assert_eq!(protocol.read_up_to(), ends[2]);
+    assert_eq!(protocol.read_up_to(), later_ends);
     for _ in 0..2 {
         protocol.receive(&frame(kind::PING, flag::ACK, 0, &PING));
         assert_eq!(protocol.read_up_to(), sent_with_ping);
