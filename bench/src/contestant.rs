@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::load::Turn;
-use crate::payload::{Asker, BEARER, KEY, PASSED_PATH, Question};
+use crate::payload::{Asker, KEY, PASSED, Question};
 use crate::process::Process;
 use crate::upstream::{Upstream, Wire};
 use std::fs;
@@ -86,10 +86,18 @@ impl Running {
         self.process.as_ref().map(Process::cpu_time).unwrap_or_default()
     }
 
-    /// Fails when somebody with another key is let through.
+    /// Fails when somebody with another key is let through, on a connection of his own or behind one who has the key.
     pub(crate) async fn check_key(&self) -> Result<()> {
-        let turn = Turn::new(self.address, Question::of(Asker::Stranger, 1024, false));
-        match turn.ask_for_status().await {
+        let turn = Turn::new(self.address, self.contestant.question(1024, false));
+        let of_stranger = Question::of(Asker::Stranger, 1024, false);
+        for first in [None, Some(&turn.question)] {
+            self.check_refusal(turn.status_behind(first, &of_stranger).await)?;
+        }
+        Ok(())
+    }
+
+    fn check_refusal(&self, status: std::result::Result<u16, String>) -> Result<()> {
+        match status {
             Ok(401) => Ok(()),
             Ok(status) => Err(format!("{}: a wrong key gets {status}", self.contestant.name()).into()),
             Err(fault) => Err(format!("{}: {fault}", self.contestant.name()).into()),
@@ -202,9 +210,9 @@ fn fill(template: &str, upstream: &Upstream, wire: Wire, address: SocketAddr, fo
     template
         .replace("@LISTEN@", &address.to_string())
         .replace("@UPSTREAM@", &upstream.address(wire).to_string())
-        .replace("@PATH@", PASSED_PATH)
+        .replace("@PATH@", PASSED.path)
         .replace("@KEY@", KEY)
-        .replace("@BEARER@", BEARER)
+        .replace("@BEARER@", PASSED.bearer)
         .replace("@AUTHORITY@", &upstream.authority().display().to_string())
         .replace("@FOLDER@", &folder.display().to_string())
 }

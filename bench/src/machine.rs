@@ -6,6 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+/// Under this name stands which build of the gateway it was.
+pub(crate) const GATEWAY_DIGEST: &str = "gateway_sha256";
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
@@ -33,18 +36,22 @@ pub(crate) fn monotonic_nanoseconds() -> u64 {
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
+/// What a program says of its version.
+pub(crate) fn version(program: &Path) -> String {
+    said(&program.to_string_lossy(), &["--version"])
+}
+
 /// What the gateway's binary was built of, as far as this folder tells.
 pub(crate) fn gateway_versions(gateway: &Path) -> BTreeMap<String, String> {
     let here = ["-C", env!("CARGO_MANIFEST_DIR")];
     let git = |words: &[&str]| said("git", &[&here[..], words].concat());
     let commit = git(&["rev-parse", "HEAD"]);
     let is_dirty = !git(&["status", "--porcelain", "--untracked-files=no"]).is_empty();
-    let gateway = gateway.to_string_lossy();
-    let digest = said("sha256sum", &[&gateway]);
+    let digest = said("sha256sum", &[&gateway.to_string_lossy()]);
     BTreeMap::from([
         ("commit".to_owned(), if is_dirty { format!("{commit} with changes") } else { commit }),
-        ("gateway".to_owned(), said(&gateway, &["--version"])),
-        ("gateway_sha256".to_owned(), digest.split(' ').next().unwrap_or_default().to_owned()),
+        ("gateway".to_owned(), version(gateway)),
+        (GATEWAY_DIGEST.to_owned(), digest.split(' ').next().unwrap_or_default().to_owned()),
         ("rustc".to_owned(), said("rustc", &["--version"])),
     ])
 }

@@ -135,6 +135,9 @@ fn run(words: &Words) -> Result<ExitCode> {
         );
     }
     let gateway = words.gateway.canonicalize()?;
+    if !machine::version(&gateway).starts_with("ai-proxy ") {
+        return Err(format!("{} does not say that it is ai-proxy", gateway.display()).into());
+    }
     let machine = Machine::here();
     if getrlimit(Resource::Nofile).current.is_some_and(|limit| limit < DESCRIPTORS) {
         let raised = Rlimit { current: Some(DESCRIPTORS), maximum: getrlimit(Resource::Nofile).maximum };
@@ -148,7 +151,8 @@ fn run(words: &Words) -> Result<ExitCode> {
     on_one_thread(async {
         let lab = Lab::new(gateway, effort, vec![PROXY_CPU], vec![bench_cpu])?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
+        // Whoever runs this under nohup wants it to go on.
+        let mut hang_up = if process::ignores_hang_up() { None } else { Some(signal(SignalKind::hangup())?) };
         let measuring = async {
             match command.as_str() {
                 "instructions" | "baseline" => instructions(&lab, command == "baseline").await,
@@ -169,7 +173,12 @@ fn run(words: &Words) -> Result<ExitCode> {
             done = measuring => done,
             _ = tokio::signal::ctrl_c() => Err("stopped".into()),
             _ = terminate.recv() => Err("stopped".into()),
-            _ = hang_up.recv() => Err("stopped".into()),
+            () = async {
+                match &mut hang_up {
+                    Some(hang_up) => _ = hang_up.recv().await,
+                    None => std::future::pending().await,
+                }
+            } => Err("stopped".into()),
         }
     })
 }

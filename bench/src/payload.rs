@@ -4,20 +4,41 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 /// The key that every contestant asks for.
 pub(crate) const KEY: &str = "sk_live_bench-key-0123456789abcdef0123456789";
-/// The bearer that every contestant attaches; the gateway gets it from the upstream's metadata server.
-pub(crate) const BEARER: &str = "Bearer ya29.bench-token-of-a-usual-length-0123456789abcdef0123456789abcdef0123456789";
 /// A key that nobody has issued.
 const WRONG_KEY: &str = "sk_live_bench-key-0123456789abcdef0123456780";
 /// The clients' path.
 const PATH: &str = "/v1/chat/completions";
-/// The gateway's path upstream, where Vertex AI has Chat Completions. By then it has put the model's whole name in.
-pub(crate) const UPSTREAM_PATH: &str = "/v1/projects/bench/locations/global/endpoints/openapi/chat/completions";
-/// The path of those who look into no body, and leave the name as the client wrote it.
-pub(crate) const PASSED_PATH: &str = "/v1/projects/other/locations/global/endpoints/openapi/chat/completions";
-
-/// The model's name as the client writes it, and as the gateway sends it on.
+/// The model's name as clients write it.
 const ALIAS: &[u8] = b"flash";
-const MODEL: &[u8] = b"google/gemini-2.5-flash";
+
+/// In what form upstream gets a request, which shows who has passed it on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    pub(crate) path: &'static str,
+    pub(crate) bearer: &'static str,
+    model: &'static [u8],
+}
+
+/// The gateway has its bearer from the metadata server, and puts the model's whole name in.
+pub(crate) const REWRITTEN: Form = Form {
+    path: "/v1/projects/bench/locations/global/endpoints/openapi/chat/completions",
+    bearer: "Bearer ya29.bench-token-of-a-usual-length-0123456789abcdef0123456789abcdef0123456789",
+    model: b"google/gemini-2.5-flash",
+};
+/// The others have theirs from the benchmark, and look into no body.
+pub(crate) const PASSED: Form = Form {
+    path: "/v1/projects/other/locations/global/endpoints/openapi/chat/completions",
+    bearer: "Bearer ya29.fixed-token-of-a-usual-length-0123456789abcdef0123456789abcdef0123456789",
+    model: ALIAS,
+};
+
+impl Form {
+    /// Which one it is, by its path or another sign.
+    pub(crate) fn find(is_it: impl Fn(&Self) -> bool) -> Option<&'static Self> {
+        [&REWRITTEN, &PASSED].into_iter().find(|form| is_it(form))
+    }
+}
+
 /// What stands before the model's name.
 const BEFORE_MODEL: &[u8] = b"{\"model\":\"";
 
@@ -25,11 +46,6 @@ const BEFORE_MODEL: &[u8] = b"{\"model\":\"";
 const PROSE: &str = "She said: \\\"Every gateway is a wall with a door in it.\\\" The door was open, \u{2014} na\u{ef}vely so.\\n\
     for (let i = 0; i < n; i++) {\\n\\tsum += \\\"cost\\\".length * i; // \\u00e9t\\u00e9\\n}\\nAnd then, without a word, \
     the lights went out in the whole valley, one house after the other, until only the mill was left.\\n\\n";
-
-/// How upstream has to get the model's name on this path; `None` where it has nothing.
-pub(crate) fn model_at(path: &[u8]) -> Option<&'static [u8]> {
-    if path == UPSTREAM_PATH.as_bytes() { Some(MODEL) } else { (path == PASSED_PATH.as_bytes()).then_some(ALIAS) }
-}
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +90,7 @@ impl Question {
         let (path, key, authorization) = match asker {
             Asker::Client => (PATH, KEY, format!("Bearer {KEY}")),
             Asker::Stranger => (PATH, WRONG_KEY, format!("Bearer {WRONG_KEY}")),
-            Asker::Direct => (PASSED_PATH, KEY, BEARER.to_owned()),
+            Asker::Direct => (PASSED.path, KEY, PASSED.bearer.to_owned()),
         };
         // A head as OpenAI's SDK for Python sends it.
         let head = format!(
@@ -95,7 +111,8 @@ impl Question {
 
 /// Compares a question that arrives in pieces with the one that was asked.
 pub(crate) struct QuestionCheck {
-    model: &'static [u8],
+    /// `None` is wrong whatever comes.
+    form: Option<&'static Form>,
     tail: Bytes,
     /// What came until the model's name was whole.
     start: Vec<u8>,
@@ -105,9 +122,9 @@ pub(crate) struct QuestionCheck {
 }
 
 impl QuestionCheck {
-    /// The model's name has to be this one.
-    pub(crate) fn new(model: &'static [u8], tail: Bytes) -> Self {
-        Self { model, tail, start: Vec::with_capacity(64), seen: None, wrong: false }
+    /// The model's name has to be that of the form.
+    pub(crate) fn new(form: Option<&'static Form>, tail: Bytes) -> Self {
+        Self { form, tail, start: Vec::with_capacity(64), seen: None, wrong: false }
     }
 
     pub(crate) fn push(&mut self, mut piece: &[u8]) {
@@ -116,7 +133,7 @@ impl QuestionCheck {
             while let Some((&byte, rest)) = piece.split_first() {
                 if byte == b'"' && self.start.len() >= BEFORE_MODEL.len() {
                     let model = self.start.strip_prefix(BEFORE_MODEL);
-                    self.wrong |= model != Some(self.model);
+                    self.wrong |= model.is_none() || model != self.form.map(|form| form.model);
                     self.seen = Some(0);
                     break;
                 }
@@ -236,26 +253,28 @@ mod tests {
         for (asker, has_key, has_bearer) in
             [(Asker::Client, true, false), (Asker::Stranger, false, false), (Asker::Direct, true, true)]
         {
-            assert_eq!((has(asker, KEY), has(asker, BEARER)), (has_key, has_bearer), "{asker:?}");
+            assert_eq!((has(asker, KEY), has(asker, PASSED.bearer)), (has_key, has_bearer), "{asker:?}");
+            assert!(!has(asker, REWRITTEN.bearer));
         }
-        assert_eq!(model_at(PATH.as_bytes()), None);
-        assert_eq!([UPSTREAM_PATH.len(), WRONG_KEY.len()], [PASSED_PATH.len(), KEY.len()]);
+        let lengths = |form: &Form| (form.path.len(), form.bearer.len());
+        assert_eq!((lengths(&REWRITTEN), WRONG_KEY.len()), (lengths(&PASSED), KEY.len()), "nobody has less to do");
     }
 
     #[test]
     fn a_changed_question_is_noticed() {
         let question = Question::new(1024, false);
-        let right_at = |path: &str, body: &[u8], cut: usize| {
-            let mut check = QuestionCheck::new(model_at(path.as_bytes()).unwrap(), question.tail.clone());
+        let right_in = |form, body: &[u8], cut: usize| {
+            let mut check = QuestionCheck::new(form, question.tail.clone());
             body.chunks(cut).for_each(|piece| check.push(piece));
             check.is_right()
         };
-        let right = |body: &[u8], cut| right_at(PASSED_PATH, body, cut);
+        let right = |body: &[u8], cut| right_in(Some(&PASSED), body, cut);
         let body = [b"{\"model\":\"flash" as &[u8], &question.tail].concat();
         let sent_on = [b"{\"model\":\"google/gemini-2.5-flash" as &[u8], &question.tail].concat();
         for cut in [1, 7, 2000] {
-            assert!(right(&body, cut) && right_at(UPSTREAM_PATH, &sent_on, cut));
-            assert!(!right_at(UPSTREAM_PATH, &body, cut), "the gateway has not put the name in");
+            assert!(right(&body, cut) && right_in(Some(&REWRITTEN), &sent_on, cut));
+            assert!(!right_in(None, &body, cut));
+            assert!(!right_in(Some(&REWRITTEN), &body, cut), "the gateway has not put the name in");
             assert!(!right(&sent_on, cut), "who looks into no body has changed it");
             assert!(!right(&body[..1023], cut), "one byte short");
             assert!(!right(&[&body[..], b" "].concat(), cut), "one byte more");

@@ -43,6 +43,14 @@ pub(crate) fn run_only_when_idle() -> Result<()> {
     }
 }
 
+/// Whether the terminal's end means nothing to this process.
+pub(crate) fn ignores_hang_up() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|signals| u64::from_str_radix(signals.trim(), 16).ok()).unwrap_or(0);
+    ignored >> (Signal::HUP.as_raw() - 1) & 1 == 1
+}
+
 /// CPU time used so far by all threads of a process, in nanoseconds of the scheduler's own accounting.
 pub(crate) fn cpu_time_of(id: u32) -> Duration {
     let mut total = 0;

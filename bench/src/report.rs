@@ -3,14 +3,14 @@
 use crate::Result;
 use crate::contestant::Contestant;
 use crate::figure::{Figure, Goal};
-use crate::machine::Machine;
+use crate::machine::{GATEWAY_DIGEST, Machine};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use tempfile::NamedTempFile;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
@@ -51,7 +51,10 @@ impl Report {
 
     /// Takes over what an earlier call measured of the same build on the same machine, so that a run can be done in parts.
     pub(crate) fn continue_from(&mut self, earlier: Self) {
-        if self.machine == earlier.machine && self.versions == earlier.versions && self.effort == earlier.effort {
+        let same = |name: &&str| self.versions.get(*name) == earlier.versions.get(*name);
+        let digest = self.versions.get(GATEWAY_DIGEST).is_some_and(|digest| !digest.is_empty());
+        let is_same_build = digest && [GATEWAY_DIGEST, "nginx", "haproxy"].iter().all(same);
+        if is_same_build && self.machine == earlier.machine && self.effort == earlier.effort {
             self.figures = earlier.figures;
         } else {
             eprintln!("the figures of another build, machine or effort that were here are replaced");
@@ -64,7 +67,10 @@ impl Report {
     /// A folder that cannot be written to.
     pub(crate) fn save(&self, file: &Path) -> Result<()> {
         let save = || {
-            let mut written = NamedTempFile::new_in(folder_of(file))?;
+            // Where a link stands, what it points to is replaced.
+            let file = &fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+            let mode = fs::Permissions::from_mode(0o666);
+            let mut written = tempfile::Builder::new().permissions(mode).tempfile_in(folder_of(file))?;
             serde_json::to_writer_pretty(&mut written, self)?;
             written.persist(file).map_err(|error| error.error)
         };
@@ -189,15 +195,26 @@ mod tests {
         drop(kept);
         assert!(Kept::take(&file).is_ok());
         assert!(Report::load(&file).unwrap().is_none());
-        let mut report = Report::new("check", Machine::here(), Path::new("/nonexistent"));
+        let build = folder.path().join("build");
+        fs::write(&build, "one").unwrap();
+        let mut report = Report::new("check", Machine::here(), &build);
         report.figures.insert("part".to_owned(), vec![Figure::of_gateway("x", "", 1.0).conclude()]);
         report.save(&file).unwrap();
         for (effort, parts) in [("check", 1), ("full", 0)] {
-            let mut next = Report::new(effort, Machine::here(), Path::new("/nonexistent"));
+            let mut next = Report::new(effort, Machine::here(), &build);
+            next.versions.insert("commit".to_owned(), "of other notes".to_owned());
             let earlier = Report::load(&file);
             next.continue_from(earlier.unwrap().unwrap());
             assert_eq!(next.figures.len(), parts, "{effort}");
         }
+        fs::write(&build, "two").unwrap();
+        let mut next = Report::new("check", Machine::here(), &build);
+        next.continue_from(Report::load(&file).unwrap().unwrap());
+        assert!(next.figures.is_empty(), "another build");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        report.save(&link).unwrap();
+        assert!(link.is_symlink() && Report::load(&file).unwrap().is_some());
         fs::write(&file, "{}").unwrap();
         assert!(Report::load(&file).unwrap_err().to_string().contains("no report"));
         assert!(report.save(Path::new("/nonexistent/x")).is_err());

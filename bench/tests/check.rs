@@ -67,6 +67,7 @@ fn wrong_words_are_refused() {
         &["check", "what"],
         &["--what"],
         &["--gateway", "/nonexistent", "check"],
+        &["--gateway", "/etc/passwd", "check", "size"],
         &["--gateway", &gateway, "instructions", "size"],
         &["--gateway", &gateway, "--output", BENCH, "check", "size"],
         &["--gateway", &gateway, "--output", "/dev/null/x", "check", "size"],
@@ -85,7 +86,9 @@ fn who_only_passes_bytes_on_is_no_gateway() {
     let folder = tempfile::tempdir().unwrap();
     let (pretender, output) = (folder.path().join("pretender"), folder.path().join("bench.json"));
     let program = r#"#!/usr/bin/env python3
-import os, socket, threading
+import os, socket, sys, threading
+if "--version" in sys.argv:
+    sys.exit(print("ai-proxy 0.0.0"))
 def pump(one, other):
     while piece := one.recv(65536):
         other.sendall(piece)

@@ -89,13 +89,16 @@ impl Turn {
         connection.ask(&self.question.request, &self.answer).await
     }
 
-    /// One question on a connection of its own, and the status of its answer.
+    /// The status of the answer to another question, on a new connection, behind one that is answered as it should be.
     ///
     /// # Errors
     /// What kept an answer from coming.
-    pub(crate) async fn ask_for_status(&self) -> Result<u16, String> {
+    pub(crate) async fn status_behind(&self, first: Option<&Question>, then: &Question) -> Result<u16, String> {
         let mut connection = connection::Connection::open(self.target).await?;
-        connection.send(&self.question.request).await?;
+        if let Some(first) = first {
+            connection.ask(&first.request, &self.answer).await?;
+        }
+        connection.send(&then.request).await?;
         connection.read_status().await
     }
 

@@ -1,8 +1,8 @@
 //! Chat completions over HTTP/1.1: one read, one check, one write.
 
-use super::server::{Pacer, Shared, add, is_bearer};
+use super::server::{Pacer, Shared, add};
 use crate::machine::monotonic_nanoseconds;
-use crate::payload::{DONE, EVENT_BYTES, QuestionCheck, model_at};
+use crate::payload::{DONE, EVENT_BYTES, Form, QuestionCheck};
 use bytes::{Buf, BytesMut};
 use std::io::Write;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -30,7 +30,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, shar
             return;
         }
         let tail = shared.shape.borrow().tail.clone();
-        let mut check = QuestionCheck::new(head.model.unwrap_or_default(), tail);
+        let mut check = QuestionCheck::new(head.form, tail);
         let Some(is_whole) = read_body(&mut stream, &mut input, &head, &mut check, shared).await else { return };
         shared.judge(is_whole && head.is_right && check.is_right());
         let stream_shape = shared.shape.borrow().stream;
@@ -101,8 +101,7 @@ struct Head {
     /// `content-length`; every contestant has it from the client.
     length: Option<usize>,
     expects_continue: bool,
-    /// How the model's name has to come on this path.
-    model: Option<&'static [u8]>,
+    form: Option<&'static Form>,
     is_right: bool,
 }
 
@@ -117,12 +116,12 @@ impl Head {
             request.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
         };
         let length = value("content-length").and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
-        let model = model_at(request.path.unwrap_or_default().as_bytes());
-        let is_authorized = model.is_some() && value("authorization").is_some_and(is_bearer);
+        let form = Form::find(|form| request.path == Some(form.path));
+        let is_authorized = form.is_some_and(|form| value("authorization") == Some(form.bearer.as_bytes()));
         Some(Self {
             length,
             expects_continue: value("expect").is_some(),
-            model,
+            form,
             is_right: is_http && request.method == Some("POST") && is_authorized,
         })
     }

@@ -1,6 +1,6 @@
 //! Google's metadata server, as far as credentials ask it.
 
-use crate::payload::BEARER;
+use crate::payload::REWRITTEN;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -19,7 +19,7 @@ pub(super) async fn serve(mut stream: TcpStream) {
         let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
         let (status, body) = match path {
             b"/computeMetadata/v1/instance/service-accounts/default/token" => {
-                let token = BEARER.trim_start_matches("Bearer ");
+                let token = REWRITTEN.bearer.trim_start_matches("Bearer ");
                 ("200 OK", format!(r#"{{"access_token":"{token}","expires_in":3599,"token_type":"Bearer"}}"#))
             }
             b"/computeMetadata/v1/project/project-id" => ("200 OK", "bench".to_owned()),

@@ -2,7 +2,7 @@
 
 use super::{Addresses, Counts, StreamShape, http1, http2, metadata, tls};
 use crate::Result;
-use crate::payload::{self, BEARER, Events, Question};
+use crate::payload::{self, Events, Question};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -178,9 +178,4 @@ where
             spawn_local(serve(stream));
         }
     });
-}
-
-/// Whether this is the bearer that every contestant has to attach.
-pub(super) fn is_bearer(authorization: &[u8]) -> bool {
-    authorization == BEARER.as_bytes()
 }

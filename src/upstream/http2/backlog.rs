@@ -13,11 +13,11 @@ const CLOCK_BYTES: u64 = 16 * 1024;
 /// How far a connection has got, in bytes from its begin.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Reach {
-    /// So much has left.
+    /// So much has left, and stands in front of a PING that is out.
     pub(super) left: u64,
     /// So much of that upstream has shown to have read.
     pub(super) read: u64,
-    /// So much may stand in the socket.
+    /// So much may stand in the socket, all of it together.
     pub(super) room: u64,
 }
 
@@ -25,8 +25,8 @@ pub(super) struct Reach {
 #[derive(Debug)]
 pub(super) struct Backlog {
     reach: Reach,
-    /// So many are counted in `clear`.
-    counted: u64,
+    /// How far it had got when `clear` was counted.
+    counted: Reach,
     /// When a line that is as slow as may be has taken what is counted.
     clear: Instant,
 }
@@ -34,7 +34,7 @@ pub(super) struct Backlog {
 impl Backlog {
     /// Nothing has left.
     pub(super) fn new(now: Instant) -> Self {
-        Self { reach: Reach::default(), counted: 0, clear: now }
+        Self { reach: Reach::default(), counted: Reach::default(), clear: now }
     }
 
     /// Notes how far the connection has got.
@@ -44,16 +44,19 @@ impl Backlog {
 
     /// Whether so much has left that is not counted that it is worth a look at the clock.
     pub(super) fn is_worth_a_clock(&self) -> bool {
-        self.reach.left - self.counted >= CLOCK_BYTES
+        self.reach.left - self.counted.left >= CLOCK_BYTES
     }
 
     /// Counts what has left and what has been read.
     pub(super) fn count(&mut self, now: Instant) {
         let Reach { left, read, room } = self.reach;
+        let new = left - self.counted.left;
+        if new == 0 && read == self.counted.read {
+            return;
+        }
+        self.counted = self.reach;
         let under_way = left.saturating_sub(read);
-        let new = left - self.counted;
         if new > 0 {
-            self.counted = left;
             // Behind what is there, but no more than there can be.
             let behind_the_last = self.clear.max(now) + time_for(new);
             let with_all_there_is = now + time_for(under_way.min(room));

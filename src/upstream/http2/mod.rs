@@ -315,8 +315,8 @@ mod tests {
 
     type Tls = tokio_rustls::client::TlsStream<Watched<DuplexStream>>;
 
-    /// The same with TLS, whose buffer is between the connection and what can be seen.
-    async fn both_over_tls() -> (Tls, tokio_rustls::server::TlsStream<DuplexStream>) {
+    /// The same with TLS, whose buffer is between the connection and what can be seen; so many bytes fit in between.
+    async fn both_over_tls(room: usize) -> (Tls, tokio_rustls::server::TlsStream<DuplexStream>) {
         let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let key = rustls::pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
         let provider = || Arc::new(rustls::crypto::ring::default_provider());
@@ -326,7 +326,7 @@ mod tests {
         roots.add(own.cert.der().clone()).unwrap();
         let client = rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let client = client.unwrap().with_root_certificates(roots).with_no_client_auth();
-        let (this_end, other_end) = duplex(LITTLE);
+        let (this_end, other_end) = duplex(room);
         let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
         let connecting = connector.connect("localhost".try_into().unwrap(), Watched::new(this_end));
         let accepting = tokio_rustls::TlsAcceptor::from(Arc::new(server)).accept(other_end);
@@ -340,7 +340,7 @@ mod tests {
 
     /// The other end is below TLS.
     async fn over_tls() -> (Tls, DuplexStream) {
-        let (connected, accepted) = both_over_tls().await;
+        let (connected, accepted) = both_over_tls(LITTLE).await;
         (connected, accepted.into_inner().0)
     }
 
@@ -769,13 +769,13 @@ mod tests {
         reading.abort();
     }
 
-    /// A large request that nobody takes, and a small one behind it: what comes of that one once the connection has ended.
-    async fn is_left_behind(connection: Connection, end: impl Future<Output = ()>) -> bool {
+    /// A request of so many bytes that nobody takes, and a small one behind it: what comes of that one once the connection has ended.
+    async fn is_left_behind(connection: Connection, bytes: usize, end: impl Future<Output = ()>) -> bool {
         let send = |bytes: Vec<u8>| {
             let (connection, content) = (connection.take_stream(), body(&[bytes.into()]));
             tokio::spawn(async move { connection.send(&head, &content).await.map(|_| ()) })
         };
-        let large = send(vec![0; 60_000]);
+        let large = send(vec![0; bytes]);
         let_all_get_on().await;
         let small = send(b"{}".to_vec());
         let_all_get_on().await;
@@ -790,9 +790,9 @@ mod tests {
     async fn what_waits_in_this_process_is_left_behind() {
         let times = (Duration::from_millis(50), Duration::from_millis(250));
         let (this_end, _other_end) = plain().await;
-        assert!(is_left_behind(Connection::start(this_end, times).await.unwrap(), async {}).await);
+        assert!(is_left_behind(Connection::start(this_end, times).await.unwrap(), 60_000, async {}).await);
         let (this_end, _other_end) = over_tls().await;
-        assert!(is_left_behind(Connection::start(this_end, times).await.unwrap(), async {}).await);
+        assert!(is_left_behind(Connection::start(this_end, times).await.unwrap(), 60_000, async {}).await);
     }
 
     /// A fault of upstream's: a push that was not allowed.
@@ -812,20 +812,70 @@ mod tests {
     async fn what_is_left_behind_does_not_go_out_with_the_farewell() {
         let (connection, mut other_end) = connected(4096).await;
         let end = async { other_end.write_all(&fault()).await.unwrap() };
-        assert!(is_left_behind(connection, end).await);
+        assert!(is_left_behind(connection, 60_000, end).await);
         assert!(!goes_out_with_the_farewell(other_end).await);
     }
 
     #[tokio::test]
     async fn what_is_left_behind_in_tls_does_not_either() {
-        let (this_end, mut other_end) = both_over_tls().await;
+        let (this_end, mut other_end) = both_over_tls(LITTLE).await;
         let connection = Connection::open(this_end).await.unwrap();
         let end = async {
             other_end.write_all(&fault()).await.unwrap();
             other_end.flush().await.unwrap();
         };
-        assert!(is_left_behind(connection, end).await);
+        assert!(is_left_behind(connection, 60_000, end).await);
         assert!(!goes_out_with_the_farewell(other_end).await);
+    }
+
+    /// TLS that reads what is wrong says so at once, and with that word goes out all that stands in front of it.
+    #[tokio::test]
+    async fn what_goes_out_with_the_last_word_of_tls_is_not_left_behind() {
+        let (this_end, mut other_end) = both_over_tls(4096).await;
+        let connection = Connection::open(this_end).await.unwrap();
+        let_all_get_on().await;
+        assert!(other_end.read(&mut [0; 4096]).await.unwrap() > 0, "what is said first");
+        let read_and_write_wrongly = async {
+            // All of it at once, so that there is room when what is wrong has come.
+            let wrong = [&[23, 3, 3, 0, 32][..], &[0; 32]].concat();
+            poll_fn(|cx| {
+                let mut piece = [0; 8192];
+                assert!(Pin::new(&mut other_end).poll_read(cx, &mut tokio::io::ReadBuf::new(&mut piece)).is_pending());
+                Pin::new(&mut *other_end.get_mut().0).poll_write(cx, &wrong)
+            })
+            .await
+            .unwrap();
+        };
+        assert!(!is_left_behind(connection, 6000, read_and_write_wrongly).await);
+        let _ = timeout(Duration::from_secs(2), other_end.read_to_end(&mut Vec::new())).await;
+        // What its TLS has deciphered before it met the alert.
+        let mut heard = vec![0; 8192];
+        let count = io::Read::read(&mut other_end.get_mut().1.reader(), &mut heard).unwrap();
+        let whole = frame(DATA, 1, 3, b"{}");
+        assert!(heard[..count].windows(whole.len()).any(|part| part == whole), "or else this shows nothing");
+    }
+
+    /// Upstream that takes bytes and answers nothing, and clients that go on asking.
+    #[tokio::test]
+    async fn requests_behind_a_ping_do_not_keep_a_dead_connection() {
+        let (this_end, mut other_end) = duplex(1 << 20);
+        other_end.write_all(&boundless()).await.unwrap();
+        let times = (Duration::from_millis(50), Duration::from_millis(300));
+        let connection = Connection::start(BufReader::new(Watched::new(this_end)), times).await.unwrap();
+        let send = |bytes: Vec<u8>| {
+            let (connection, content) = (connection.take_stream(), body(&[bytes.into()]));
+            tokio::spawn(async move { connection.send(&head, &content).await.map(|_| ()) })
+        };
+        let first = send(b"{}".to_vec());
+        while !connection.0.protocol().is_pong_due() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        // They would be worth 50 seconds.
+        for _ in 0..50 {
+            send(vec![0; 4000]);
+            sleep(Duration::from_millis(5)).await;
+        }
+        assert!(timeout(Duration::from_secs(5), first).await.is_ok());
     }
 
     /// TLS shows what a record says when it is whole.

@@ -38,7 +38,8 @@ pub(super) struct Stream {
     /// Where in all that is sent that begins without which upstream cannot process the request: its body, or its head
     /// where it has none.
     pub(super) begins_at: Option<u64>,
-    /// Where that ends which has been sent of it.
+    /// Where its head ends, and where that ends which has been sent of it.
+    pub(super) head_ends_at: u64,
     pub(super) ends_at: u64,
     /// Whether it waits for room on the connection.
     pub(super) is_blocked: bool,
@@ -63,6 +64,7 @@ impl Stream {
             is_sent: false,
             is_reset: false,
             begins_at: None,
+            head_ends_at: 0,
             ends_at: 0,
             is_blocked: false,
             waker: None,

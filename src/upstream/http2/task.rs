@@ -91,7 +91,8 @@ impl<T: AsyncBufRead + AsyncWrite + Progress + Unpin> Ends<T> {
         let has_sign = self.stream.take_progress() || anything;
         let mut protocol = shared.protocol();
         protocol.note_left(self.left);
-        silence.backlog.note(Reach { left: self.left, read: protocol.read_up_to(), room: self.stream.room() });
+        let (left, read) = (protocol.in_front_of_ping(), protocol.read_up_to());
+        silence.backlog.note(Reach { left, read, room: self.stream.room() });
         // Who reads nothing must not keep a connection that nobody uses any more.
         let is_in_use = self.is_stuck || shared.taken.load(Ordering::Relaxed) > 0;
         if silence.poll_too_long(cx, has_sign, is_in_use, &mut protocol).is_ready() {
@@ -131,7 +132,12 @@ impl<T: AsyncBufRead + AsyncWrite + Progress + Unpin> Ends<T> {
 
     /// Who has ended answers nothing more: what has not been sent by then never is.
     fn note_end(&mut self, shared: &Shared, error: &StreamError) -> Heard {
-        shared.protocol().end(error);
+        // TLS that has read what is wrong says so at once, and whatever stands in front of that goes out with it.
+        self.see_what_left();
+        let mut protocol = shared.protocol();
+        protocol.note_left(self.left);
+        protocol.end(error);
+        drop(protocol);
         self.has_left = true;
         Heard { anything: true, all: true }
     }
@@ -139,15 +145,18 @@ impl<T: AsyncBufRead + AsyncWrite + Progress + Unpin> Ends<T> {
     /// Sends all that there is.
     fn poll_send(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
         let sent = self.poll_write_all(cx, shared);
-        // What TLS makes of the bytes that it has been given is never less than they are.
-        let taken = self.stream.taken();
         if sent.is_ready() {
-            self.empty_at = (self.given, taken);
+            self.empty_at = (self.given, self.stream.taken());
         }
-        let (given, before) = self.empty_at;
-        // Of what a socket has failed to take some may have left.
-        self.left = if self.is_deaf { self.given } else { self.given.min(given + taken - before) };
+        self.see_what_left();
         sent
+    }
+
+    /// What TLS makes of the bytes that it has been given is never less than they are, and of what a socket has failed to
+    /// take some may have left.
+    fn see_what_left(&mut self) {
+        let (given, taken) = self.empty_at;
+        self.left = if self.is_deaf { self.given } else { self.given.min(given + self.stream.taken() - taken) };
     }
 
     fn poll_write_all(&mut self, cx: &mut Context<'_>, shared: &Shared) -> Poll<()> {
@@ -266,7 +275,6 @@ impl Silence {
                     self.set(now + self.interval);
                 }
                 None if due <= now => {
-                    // What leaves from now on stands behind the PING.
                     self.backlog.count(now);
                     protocol.ping();
                     self.asked = Some(now);

@@ -263,7 +263,7 @@ impl Connection {
             return Ok(());
         }
         let tail = self.shared.shape.borrow().tail.clone();
-        let check = QuestionCheck::new(request.model.unwrap_or_default(), tail);
+        let check = QuestionCheck::new(request.form, tail);
         self.streams.push_back(Stream::new(block.stream, request, check, self.stream_window));
         if block.ends {
             self.asked(self.streams.len() - 1);

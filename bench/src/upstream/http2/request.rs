@@ -1,7 +1,6 @@
 //! What upstream has to know of a request's head.
 
-use crate::payload::model_at;
-use crate::upstream::server::is_bearer;
+use crate::payload::Form;
 
 /// A head, as far as it has been shown.
 #[derive(Debug, Default)]
@@ -12,9 +11,10 @@ pub(super) struct Request {
     has_scheme: bool,
     has_authority: bool,
     has_path: bool,
-    is_authorized: bool,
-    /// How the model's name has to come on its path.
-    pub(super) model: Option<&'static [u8]>,
+    has_authorization: bool,
+    /// The form that its path is of, and that of its bearer.
+    pub(super) form: Option<&'static Form>,
+    form_of_bearer: Option<&'static Form>,
     /// `content-length`, where there is one.
     pub(super) length: Option<u64>,
 }
@@ -26,11 +26,14 @@ impl Request {
             b":method" => first(&mut self.has_method) && !self.has_fields && value == b"POST",
             b":scheme" => first(&mut self.has_scheme) && !self.has_fields,
             b":path" => {
-                self.model = model_at(value);
-                first(&mut self.has_path) && !self.has_fields && self.model.is_some()
+                self.form = Form::find(|form| value == form.path.as_bytes());
+                first(&mut self.has_path) && !self.has_fields
             }
             b":authority" => first(&mut self.has_authority) && !self.has_fields,
-            b"authorization" => first(&mut self.is_authorized) && is_bearer(value),
+            b"authorization" => {
+                self.form_of_bearer = Form::find(|form| value == form.bearer.as_bytes());
+                first(&mut self.has_authorization)
+            }
             b"content-length" => {
                 let length = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
                 self.length.is_none() && length.is_some() && {
@@ -49,7 +52,8 @@ impl Request {
 
     /// Whether the head that has been shown is whole and right.
     pub(super) fn is_right(&self) -> bool {
-        !self.is_wrong && self.has_method && self.has_scheme && self.has_path && self.is_authorized
+        let is_authorized = self.form.is_some() && self.form == self.form_of_bearer;
+        !self.is_wrong && self.has_method && self.has_scheme && is_authorized
     }
 }
 
@@ -61,14 +65,14 @@ fn first(is_there: &mut bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::payload::{BEARER, UPSTREAM_PATH};
+    use crate::payload::{PASSED, REWRITTEN};
 
     const RIGHT: [(&str, &str); 6] = [
         (":method", "POST"),
         (":scheme", "https"),
         (":authority", "localhost"),
-        (":path", UPSTREAM_PATH),
-        ("authorization", BEARER),
+        (":path", REWRITTEN.path),
+        ("authorization", REWRITTEN.bearer),
         ("content-length", "7"),
     ];
 
@@ -93,6 +97,23 @@ mod tests {
             let field = late.remove(at);
             late.push(field);
             assert_eq!(is_right(late), !name.starts_with(':'), "{name} at the end");
+        }
+    }
+
+    #[test]
+    fn a_bearer_is_good_on_its_own_path_only() {
+        for (path, bearer, expected) in [
+            (REWRITTEN.path, REWRITTEN.bearer, true),
+            (PASSED.path, PASSED.bearer, true),
+            (REWRITTEN.path, PASSED.bearer, false),
+            (PASSED.path, REWRITTEN.bearer, false),
+        ] {
+            let fields = RIGHT.map(|(name, value)| match name {
+                ":path" => (name, path),
+                "authorization" => (name, bearer),
+                _ => (name, value),
+            });
+            assert_eq!(is_right(fields), expected, "{path} {bearer}");
         }
     }
 

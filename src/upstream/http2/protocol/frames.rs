@@ -250,8 +250,8 @@ impl Protocol {
             Said::Answer(head, length) if !stream.has_head => {
                 // Who refuses may have read the request's head only.
                 let has_read_all = stream.is_sent && head.status.is_success() && stream.ends_at <= self.left;
-                let read = if has_read_all { Some(stream.ends_at) } else { stream.begins_at };
-                self.read_up_to = self.read_up_to.max(read.unwrap_or_default());
+                let read = if has_read_all { stream.ends_at } else { stream.head_ends_at };
+                self.read_up_to = self.read_up_to.max(read);
                 stream.has_head = true;
                 stream.head = Some(head);
                 stream.length_left = length;

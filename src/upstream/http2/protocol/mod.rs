@@ -294,6 +294,11 @@ impl Protocol {
         self.read_up_to
     }
 
+    /// How much of what has left may be in the way of a PING's answer: what stands behind it is not.
+    pub(super) fn in_front_of_ping(&self) -> u64 {
+        if self.is_pong_due { self.left.min(self.ping_ends_at) } else { self.left }
+    }
+
     /// Where the next byte will stand in all that is sent.
     fn place(&self) -> u64 {
         self.taken + self.output.len() as u64

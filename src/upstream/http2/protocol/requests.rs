@@ -48,7 +48,8 @@ impl Protocol {
         let mut stream = Stream::new(self.initial_window);
         stream.is_sent = !has_body;
         stream.begins_at = (!has_body).then_some(begins_at);
-        stream.ends_at = self.place();
+        stream.head_ends_at = self.place();
+        stream.ends_at = stream.head_ends_at;
         self.streams.insert(id, stream);
         self.wake_task();
         Poll::Ready(Ok(id))

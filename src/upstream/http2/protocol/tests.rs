@@ -797,33 +797,50 @@ fn what_upstream_has_read_is_known_by_what_it_answers() {
     let later = open(&mut protocol, b"{}");
     let later_ends = protocol.streams[&later].ends_at;
     let Poll::Ready(Ok(unsent)) = protocol.poll_open(&cx(), head, true) else { panic!("it is open") };
-    let begins = ids.map(|id| protocol.streams[&id].begins_at.unwrap());
+    let heads = ids.map(|id| protocol.streams[&id].head_ends_at);
     sent(&mut protocol);
     assert_eq!(protocol.read_up_to(), 0);
     // Interim answers say nothing, as they may come from anywhere in between.
     protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, ids[0], &status(b"103")));
     assert_eq!(protocol.read_up_to(), 0);
     protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, ids[1], &status(b"413")));
-    assert_eq!(protocol.read_up_to(), begins[1], "its body may not have been read");
+    assert_eq!(protocol.read_up_to(), heads[1], "its body may not have been read");
     protocol.note_left(protocol.streams[&ids[3]].ends_at - 1);
     protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, ids[3], OK));
-    assert_eq!(protocol.read_up_to(), begins[3], "its body is on its way");
+    assert_eq!(protocol.read_up_to(), heads[3], "its body is on its way");
     protocol.note_left(protocol.taken);
     protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, later, OK));
     assert_eq!(protocol.read_up_to(), later_ends);
     protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, ids[0], OK));
     assert_eq!(protocol.read_up_to(), later_ends, "it knew more");
     protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, unsent, OK));
-    assert_eq!(protocol.read_up_to(), later_ends, "there is nothing of its body yet");
+    let known = protocol.streams[&unsent].head_ends_at;
+    assert_eq!(protocol.read_up_to(), known, "there is nothing of its body yet");
     protocol.ping();
     sent(&mut protocol);
     let sent_with_ping = protocol.taken;
     open(&mut protocol, b"{}");
     sent(&mut protocol);
+    assert!(protocol.in_front_of_ping() == sent_with_ping && sent_with_ping < protocol.left);
     protocol.receive(&frame(kind::PING, flag::ACK, 0, b"another!"));
-    assert_eq!(protocol.read_up_to(), later_ends);
+    assert_eq!(protocol.read_up_to(), known);
     for _ in 0..2 {
         protocol.receive(&frame(kind::PING, flag::ACK, 0, &PING));
         assert_eq!(protocol.read_up_to(), sent_with_ping);
     }
+    assert_eq!(protocol.in_front_of_ping(), protocol.left);
+}
+
+#[test]
+fn who_refuses_a_head_may_not_have_read_what_stands_between_it_and_the_body() {
+    let mut protocol = settled();
+    let Poll::Ready(Ok(id)) = protocol.poll_open(&cx(), head, true) else { panic!("it is open") };
+    sent(&mut protocol);
+    // Others have their turn before its body has one.
+    for _ in 0..3 {
+        open(&mut protocol, &[0; 16 * 1024]);
+    }
+    protocol.send(id, &mut vec![Bytes::from_static(b"{}")]);
+    protocol.receive(&frame(kind::HEADERS, flag::END_HEADERS, id, &[&[0x08, 3][..], b"429"].concat()));
+    assert_eq!(protocol.read_up_to(), protocol.left);
 }

@@ -1,7 +1,7 @@
 //! A client's bytes in, upstream's frames out.
 
 use super::*;
-use crate::payload::{BEARER, Question, UPSTREAM_PATH};
+use crate::payload::{Question, REWRITTEN};
 use crate::upstream::http2::frame::MAX_WINDOW;
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ fn block(path: &str, length: usize) -> Vec<u8> {
         (":method", "POST"),
         (":scheme", "https"),
         (":path", path),
-        ("authorization", BEARER),
+        ("authorization", REWRITTEN.bearer),
         ("content-length", &length),
     ];
     let mut block = Vec::new();
@@ -61,7 +61,7 @@ fn block(path: &str, length: usize) -> Vec<u8> {
 
 /// A request in two frames.
 fn request(stream: u32, body: &[u8]) -> Vec<u8> {
-    let mut wire = frame(kind::HEADERS, flag::END_HEADERS, stream, &block(UPSTREAM_PATH, body.len()));
+    let mut wire = frame(kind::HEADERS, flag::END_HEADERS, stream, &block(REWRITTEN.path, body.len()));
     let mut pieces = body.chunks(PAYLOAD_BYTES).peekable();
     while let Some(piece) = pieces.next() {
         let flags = if pieces.peek().is_none() { flag::END_STREAM } else { 0 };
@@ -110,7 +110,7 @@ fn the_first_frames_announce_what_is_taken() {
 fn requests_however_they_are_cut() {
     let question = Question::new(200, false);
     let body = body(&question);
-    let block = block(UPSTREAM_PATH, body.len());
+    let block = block(REWRITTEN.path, body.len());
     let mut wire = [PREFACE, &settings_frame(&[])].concat();
     // A usual one.
     wire.extend(request(1, &body));
@@ -171,13 +171,13 @@ fn requests_that_are_not_what_was_asked_are_counted() {
         assert!(data(&sent(&mut connection), 1).1, "it is answered all the same");
     };
     let (_, body) = begun(200, &[]);
-    wrong(&block(UPSTREAM_PATH, body.len()), &body, 0);
+    wrong(&block(REWRITTEN.path, body.len()), &body, 0);
     wrong(&block("/", body.len()), &body, 1);
-    wrong(&block(UPSTREAM_PATH, body.len() + 1), &body, 1);
-    wrong(&block(UPSTREAM_PATH, body.len() - 1), &body[..body.len() - 1], 1);
+    wrong(&block(REWRITTEN.path, body.len() + 1), &body, 1);
+    wrong(&block(REWRITTEN.path, body.len() - 1), &body[..body.len() - 1], 1);
     let mut flipped = body.clone();
     flipped[100] ^= 1;
-    wrong(&block(UPSTREAM_PATH, body.len()), &flipped, 1);
+    wrong(&block(REWRITTEN.path, body.len()), &flipped, 1);
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn events_are_sent_until_the_client_resets_them() {
 fn more_streams_than_announced_are_refused() {
     let (mut connection, body) = begun(200, &[]);
     for number in 0..=MAX_STREAMS {
-        let head = block(UPSTREAM_PATH, body.len());
+        let head = block(REWRITTEN.path, body.len());
         connection.receive(&frame(kind::HEADERS, flag::END_HEADERS, 2 * number + 1, &head)).unwrap();
     }
     assert_eq!(numbers(&sent(&mut connection), kind::RST_STREAM, 201), [Code::RefusedStream as u32]);
@@ -307,7 +307,7 @@ fn who_leaves_gets_the_answers_first() {
 
 #[test]
 fn what_no_client_may_send_ends_the_connection() {
-    let head = block(UPSTREAM_PATH, 200);
+    let head = block(REWRITTEN.path, 200);
     let open = frame(kind::HEADERS, flag::END_HEADERS, 1, &head);
     let asked = frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, &head);
     let unfinished = frame(kind::HEADERS, 0, 1, &head);
