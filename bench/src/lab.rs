@@ -142,6 +142,11 @@ impl Sample {
         self.cpu.as_secs_f64() * 1e6 / self.done
     }
 
+    /// Answers a second, by the clock.
+    pub(crate) fn rate(&self) -> f64 {
+        self.done / self.wall.as_secs_f64()
+    }
+
     /// The part of a core that the program used.
     pub(crate) fn busy(&self) -> f64 {
         self.cpu.as_secs_f64() / self.wall.as_secs_f64()

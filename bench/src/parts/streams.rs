@@ -31,7 +31,7 @@ pub(crate) async fn run(lab: &Lab, wire: Wire) -> Result<Vec<Figure>> {
                 cpu.note(running.contestant, sample.cpu_each());
             }
             bench.note(running.contestant, sample.bench_busy());
-            events.note(running.contestant, sample.done / sample.wall.as_secs_f64());
+            events.note(running.contestant, sample.rate());
             for (figure, part) in &mut late {
                 figure.note(running.contestant, percentile(&sample.latencies, *part) as f64 / 1e3);
             }

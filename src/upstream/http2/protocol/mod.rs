@@ -63,8 +63,8 @@ pub struct Protocol {
     output: Vec<u8>,
     /// What of it upstream has asked for by its frames, in bytes.
     owed: usize,
-    /// All that has been taken out of `output`, how much of that may have left this machine's memory for upstream, and how
-    /// much upstream has shown to have read, in bytes.
+    /// All that has been taken out of `output`, how much of that may have left this process, and how much upstream has
+    /// shown to have read, in bytes.
     taken: u64,
     left: u64,
     read_up_to: u64,
