@@ -12,9 +12,13 @@ use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio::time::timeout;
 
-/// How long a program may take to give its first answer.
+/// How long a program may take to open its port.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one may take to give an answer, on a machine that is busy.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const NO_ANSWER: &str = "nothing was answered";
 /// How often a port is tried that is not open yet.
 const PORT_INTERVAL: Duration = Duration::from_micros(200);
 
@@ -91,7 +95,8 @@ impl Running {
         let turn = Turn::new(self.address, self.contestant.question(1024, false));
         let of_stranger = Question::of(Asker::Stranger, 1024, false);
         for first in [None, Some(&turn.question)] {
-            self.check_refusal(turn.status_behind(first, &of_stranger).await)?;
+            let status = timeout(ANSWER_TIMEOUT, turn.status_behind(first, &of_stranger)).await;
+            self.check_refusal(status.unwrap_or_else(|_| Err(NO_ANSWER.to_owned())))?;
         }
         Ok(())
     }
@@ -141,7 +146,8 @@ impl Stable {
             tokio::time::sleep(PORT_INTERVAL).await;
         }
         let opened_after = begun.elapsed();
-        turn.ask_once().await.map_err(|fault| format!("{}: {fault}", contestant.name()))?;
+        let asking = timeout(ANSWER_TIMEOUT, turn.ask_once()).await.unwrap_or_else(|_| Err(NO_ANSWER.to_owned()));
+        asking.map_err(|fault| format!("{}: {fault}", contestant.name()))?;
         let answered_after = begun.elapsed();
         Ok(Running { contestant, address, process, opened_after, answered_after, _folder: folder })
     }

@@ -30,6 +30,7 @@ pub(crate) struct Figure {
     pub(crate) times_nginx: BTreeMap<String, f64>,
     pub(crate) goal: Option<Goal>,
     /// The conditions were not those that the goal is for.
+    #[serde(default)]
     pub(crate) is_doubtful: bool,
     /// Whether the gateway reached it; `None` where there is no goal, or no nginx to compare with, or doubt.
     pub(crate) reached: Option<bool>,
@@ -63,6 +64,8 @@ impl Figure {
 
     /// Notes what a round showed. Rounds come in order, and each contestant takes part in each.
     pub(crate) fn note(&mut self, contestant: Contestant, value: f64) {
+        // Where nothing was counted there is nothing to divide by, and no number for it in a report.
+        let value = if value.is_finite() { value } else { 0.0 };
         self.rounds.entry(contestant.name().to_owned()).or_default().push(value);
     }
 
@@ -77,10 +80,12 @@ impl Figure {
         for (name, values) in &self.rounds {
             self.medians.extend(median(values).map(|middle| (name.clone(), middle)));
             if let Some(nginx) = nginx.filter(|_| name != "nginx") {
-                // Of what one adds to another, a round may show less than nothing: nobody is any number of times that.
+                // Of what one adds to another, a round may show less than nothing: nobody is any number of times that. Where
+                // that is half of the rounds, those in which nginx looked slow must not stand for all.
                 let comparable = values.iter().zip(nginx).filter(|(_, nginx)| **nginx > 0.0);
                 let ratios: Vec<f64> = comparable.map(|(value, nginx)| value / nginx).collect();
-                self.times_nginx.extend(median(&ratios).map(|middle| (name.clone(), middle)));
+                let stand_for_all = ratios.len() * 2 > values.len();
+                self.times_nginx.extend(median(&ratios).filter(|_| stand_for_all).map(|middle| (name.clone(), middle)));
             }
         }
         let value = self.medians.get("gateway").copied();
@@ -124,10 +129,12 @@ mod tests {
             }
             figure.conclude()
         };
-        let some = figure(&[-100.0, 4.0, 0.0]);
+        let some = figure(&[-100.0, 4.0, 4.0]);
         assert_eq!((some.times_nginx["gateway"], some.reached), (2.0, Some(false)));
-        let none = figure(&[-100.0, 0.0]);
-        assert_eq!((none.times_nginx.len(), none.reached), (0, None));
+        for few in [&[-100.0, 0.0][..], &[-100.0, 16.0], &[f64::NAN, 16.0]] {
+            let none = figure(few);
+            assert_eq!((none.times_nginx.len(), none.reached), (0, None));
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::process::Command;
 
 /// Under this name stands which build of the gateway it was.
 pub(crate) const GATEWAY_DIGEST: &str = "gateway_sha256";
+/// And under this one which build of the benchmark, with the others' configurations in it.
+pub(crate) const BENCH_DIGEST: &str = "bench_sha256";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Machine {
@@ -47,13 +49,18 @@ pub(crate) fn gateway_versions(gateway: &Path) -> BTreeMap<String, String> {
     let git = |words: &[&str]| said("git", &[&here[..], words].concat());
     let commit = git(&["rev-parse", "HEAD"]);
     let is_dirty = !git(&["status", "--porcelain", "--untracked-files=no"]).is_empty();
-    let digest = said("sha256sum", &[&gateway.to_string_lossy()]);
     BTreeMap::from([
         ("commit".to_owned(), if is_dirty { format!("{commit} with changes") } else { commit }),
         ("gateway".to_owned(), version(gateway)),
-        (GATEWAY_DIGEST.to_owned(), digest.split(' ').next().unwrap_or_default().to_owned()),
+        (BENCH_DIGEST.to_owned(), digest(&std::env::current_exe().unwrap_or_default())),
+        (GATEWAY_DIGEST.to_owned(), digest(gateway)),
         ("rustc".to_owned(), said("rustc", &["--version"])),
     ])
+}
+
+fn digest(file: &Path) -> String {
+    let said = said("sha256sum", &[&file.to_string_lossy()]);
+    said.split(' ').next().unwrap_or_default().to_owned()
 }
 
 fn said(program: &str, arguments: &[&str]) -> String {

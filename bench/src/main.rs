@@ -151,6 +151,7 @@ fn run(words: &Words) -> Result<ExitCode> {
     process::pin(&[bench_cpu])?;
     on_one_thread(async {
         let lab = Lab::new(gateway, effort, vec![PROXY_CPU], vec![bench_cpu])?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         // Whoever runs this under nohup wants it to go on.
         let mut hang_up = if process::ignores_hang_up() { None } else { Some(signal(SignalKind::hangup())?) };
@@ -172,7 +173,7 @@ fn run(words: &Words) -> Result<ExitCode> {
         // Whatever was started ends when this does.
         tokio::select! {
             done = measuring => done,
-            _ = tokio::signal::ctrl_c() => Err("stopped".into()),
+            _ = interrupt.recv() => Err("stopped".into()),
             _ = terminate.recv() => Err("stopped".into()),
             () = async {
                 match &mut hang_up {

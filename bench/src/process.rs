@@ -6,6 +6,7 @@ use rustix::thread::{CpuSet, gettid, sched_setaffinity};
 use std::cmp::Reverse;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -165,9 +166,10 @@ impl Process {
         let deadline = Instant::now() + END_TIMEOUT;
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
-                eprintln!("{} does not end by itself", self.name);
                 let _ = self.child.kill();
                 let _ = self.child.wait();
+                // The terminal may be gone.
+                let _ = writeln!(std::io::stderr(), "{} does not end by itself", self.name);
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));

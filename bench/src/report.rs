@@ -3,14 +3,14 @@
 use crate::Result;
 use crate::contestant::Contestant;
 use crate::figure::{Figure, Goal};
-use crate::machine::{GATEWAY_DIGEST, Machine};
+use crate::machine::{BENCH_DIGEST, GATEWAY_DIGEST, Machine};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
@@ -52,8 +52,9 @@ impl Report {
     /// Takes over what an earlier call measured of the same build on the same machine, so that a run can be done in parts.
     pub(crate) fn continue_from(&mut self, earlier: Self) {
         let same = |name: &&str| self.versions.get(*name) == earlier.versions.get(*name);
-        let digest = self.versions.get(GATEWAY_DIGEST).is_some_and(|digest| !digest.is_empty());
-        let is_same_build = digest && [GATEWAY_DIGEST, "nginx", "haproxy"].iter().all(same);
+        let is_known = |name: &&str| self.versions.get(*name).is_some_and(|digest| !digest.is_empty());
+        let digests = [GATEWAY_DIGEST, BENCH_DIGEST];
+        let is_same_build = digests.iter().all(is_known) && digests.iter().chain(&["nginx", "haproxy"]).all(same);
         if is_same_build && self.machine == earlier.machine && self.effort == earlier.effort {
             self.figures = earlier.figures;
         } else {
@@ -67,8 +68,7 @@ impl Report {
     /// A folder that cannot be written to.
     pub(crate) fn save(&self, file: &Path) -> Result<()> {
         let save = || {
-            // Where a link stands, what it points to is replaced.
-            let file = &fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+            let file = &behind_links(file);
             let mode = fs::Permissions::from_mode(0o666);
             let mut written = tempfile::Builder::new().permissions(mode).tempfile_in(folder_of(file))?;
             serde_json::to_writer_pretty(&mut written, self)?;
@@ -166,7 +166,8 @@ impl Kept {
     /// # Errors
     /// Another call has it, or it cannot be made.
     pub(crate) fn take(file: &Path) -> Result<Self> {
-        let folder = folder_of(file);
+        let file = behind_links(file);
+        let folder = folder_of(&file);
         let named = |error: &dyn Display| format!("{}: {error}", folder.display());
         fs::create_dir_all(folder).map_err(|error| named(&error))?;
         let opened = File::open(folder).map_err(|error| named(&error))?;
@@ -176,6 +177,11 @@ impl Kept {
             Err(TryLockError::Error(error)) => Err(named(&error).into()),
         }
     }
+}
+
+/// Where a link stands, what it points to is meant.
+fn behind_links(file: &Path) -> PathBuf {
+    fs::canonicalize(file).unwrap_or_else(|_| file.to_owned())
 }
 
 fn folder_of(file: &Path) -> &Path {

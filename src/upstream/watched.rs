@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
@@ -73,7 +74,8 @@ impl<S: Room> Watched<S> {
 
     fn note(&mut self, written: &Poll<io::Result<usize>>) {
         match written {
-            Poll::Pending => {
+            // Or else it is not the socket that is full, but the task that has used up its turn.
+            Poll::Pending if has_budget_remaining() => {
                 self.full_since.get_or_insert_with(Instant::now);
             }
             Poll::Ready(Ok(count @ 1..)) => {
@@ -83,7 +85,7 @@ impl<S: Room> Watched<S> {
                     self.note_wait(since.elapsed());
                 }
             }
-            Poll::Ready(_) => {}
+            Poll::Ready(_) | Poll::Pending => {}
         }
     }
 

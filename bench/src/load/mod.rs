@@ -37,7 +37,7 @@ pub(crate) struct Notes {
     /// Streams whose every event came, with the regular end.
     pub(crate) ended: Cell<u64>,
     /// Nanoseconds from when a question should have left to its whole answer; with streams from an event's departure
-    /// upstream to its arrival. Noted while [`recording`](Self::recording).
+    /// upstream to its arrival. Of what was asked, or came, while [`recording`](Self::recording).
     pub(crate) latencies: RefCell<Vec<u64>>,
     /// Where in the latencies a slot ends and the next one begins; see [`Slots`].
     pub(crate) slot_ends: RefCell<Vec<usize>>,

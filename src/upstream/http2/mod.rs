@@ -828,31 +828,62 @@ mod tests {
         assert!(!goes_out_with_the_farewell(other_end).await);
     }
 
-    /// TLS that reads what is wrong says so at once, and with that word goes out all that stands in front of it.
-    #[tokio::test]
-    async fn what_goes_out_with_the_last_word_of_tls_is_not_left_behind() {
-        let (this_end, mut other_end) = both_over_tls(4096).await;
+    /// A record that is none.
+    fn no_record() -> Vec<u8> {
+        [&[23, 3, 3, 0, 32][..], &[0; 32]].concat()
+    }
+
+    /// TLS that reads what is wrong says so at once, and with that word goes out all that stands in front of it. `say`
+    /// puts what is wrong into the way, which has room for it.
+    async fn is_what_goes_out_with_the_last_word_of_tls_left_behind(
+        say: impl Fn(&mut tokio_rustls::server::TlsStream<DuplexStream>, &mut Context<'_>),
+    ) -> (bool, bool) {
+        let (this_end, mut other_end) = both_over_tls(8192).await;
         let connection = Connection::open(this_end).await.unwrap();
         let_all_get_on().await;
-        assert!(other_end.read(&mut [0; 4096]).await.unwrap() > 0, "what is said first");
-        let read_and_write_wrongly = async {
+        assert!(other_end.read(&mut [0; 8192]).await.unwrap() > 0, "what is said first");
+        let read_and_say = poll_fn(|cx| {
             // All of it at once, so that there is room when what is wrong has come.
-            let wrong = [&[23, 3, 3, 0, 32][..], &[0; 32]].concat();
-            poll_fn(|cx| {
-                let mut piece = [0; 8192];
-                assert!(Pin::new(&mut other_end).poll_read(cx, &mut tokio::io::ReadBuf::new(&mut piece)).is_pending());
-                Pin::new(&mut *other_end.get_mut().0).poll_write(cx, &wrong)
-            })
-            .await
-            .unwrap();
-        };
-        assert!(!is_left_behind(connection, 6000, read_and_write_wrongly).await);
+            let mut piece = [0; 16 * 1024];
+            assert!(Pin::new(&mut other_end).poll_read(cx, &mut tokio::io::ReadBuf::new(&mut piece)).is_pending());
+            say(&mut other_end, cx);
+            Poll::Ready(())
+        });
+        let is_left_behind = is_left_behind(connection, 12_000, read_and_say).await;
         let _ = timeout(Duration::from_secs(2), other_end.read_to_end(&mut Vec::new())).await;
         // What its TLS has deciphered before it met the alert.
-        let mut heard = vec![0; 8192];
-        let count = io::Read::read(&mut other_end.get_mut().1.reader(), &mut heard).unwrap();
+        let mut heard = vec![0; 16 * 1024];
+        let count = io::Read::read(&mut other_end.get_mut().1.reader(), &mut heard).unwrap_or(0);
         let whole = frame(DATA, 1, 3, b"{}");
-        assert!(heard[..count].windows(whole.len()).any(|part| part == whole), "or else this shows nothing");
+        (is_left_behind, heard[..count].windows(whole.len()).any(|part| part == whole))
+    }
+
+    #[tokio::test]
+    async fn what_goes_out_with_the_last_word_of_tls_is_not_left_behind() {
+        let (is_left_behind, has_gone_out) = is_what_goes_out_with_the_last_word_of_tls_left_behind(|other_end, cx| {
+            assert!(Pin::new(&mut *other_end.get_mut().0).poll_write(cx, &no_record()).is_ready());
+        })
+        .await;
+        assert!(has_gone_out, "or else this shows nothing");
+        assert!(!is_left_behind);
+    }
+
+    /// A fault ends the connection, and what is wrong for TLS comes with the next read.
+    #[tokio::test]
+    async fn behind_a_fault_nothing_is_read() {
+        let (is_left_behind, has_gone_out) = is_what_goes_out_with_the_last_word_of_tls_left_behind(|other_end, cx| {
+            // TLS reads 4 KiB at once.
+            let nothing = frame(0xbe, 0, 0, &[0; 4096 - 9 - 22 - 13 - 10]);
+            let (way, tls) = other_end.get_mut();
+            io::Write::write_all(&mut tls.writer(), &[nothing, fault()].concat()).unwrap();
+            let mut said = Vec::new();
+            tls.write_tls(&mut said).unwrap();
+            assert!((4080..4096).contains(&said.len()), "{}", said.len());
+            said.extend_from_slice(&no_record());
+            assert!(matches!(Pin::new(&mut *way).poll_write(cx, &said), Poll::Ready(Ok(count)) if count == said.len()));
+        })
+        .await;
+        assert!(is_left_behind && !has_gone_out, "{is_left_behind} {has_gone_out}");
     }
 
     /// Upstream that takes bytes and answers nothing, and clients that go on asking.

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 /// What is read before others have their turn, in bytes.
@@ -116,17 +117,22 @@ impl<T: AsyncBufRead + AsyncWrite + Progress + Unpin> Ends<T> {
             if read >= TURN_BYTES || (self.is_stuck && shared.protocol().owes_too_much()) {
                 return Heard { anything: read > 0, all: false };
             }
-            let count = match Pin::new(&mut self.stream).poll_fill_buf(cx) {
+            let (count, has_ended) = match Pin::new(&mut self.stream).poll_fill_buf(cx) {
                 Poll::Pending => return Heard { anything: read > 0, all: true },
                 Poll::Ready(Ok([])) => return self.note_end(shared, &StreamError::Closed),
                 Poll::Ready(Err(error)) => return self.note_end(shared, &StreamError::broke(&error)),
                 Poll::Ready(Ok(bytes)) => {
-                    shared.protocol().receive(bytes);
-                    bytes.len()
+                    let mut protocol = shared.protocol();
+                    protocol.receive(bytes);
+                    (bytes.len(), protocol.has_ended())
                 }
             };
             Pin::new(&mut self.stream).consume(count);
             read += count;
+            if has_ended {
+                // Behind a fault nothing counts, and TLS that read on might write; see `note_end`.
+                return Heard { anything: true, all: true };
+            }
         }
     }
 
@@ -260,7 +266,11 @@ impl Silence {
                 return Poll::Pending;
             }
             self.is_set = true;
-            ready!(self.timer.as_mut().poll(cx));
+            if self.timer.as_mut().poll(cx).is_pending() {
+                // Who has used up his turn is not noted, and is polled again at once.
+                self.is_set = has_budget_remaining();
+                return Poll::Pending;
+            }
             let (now, due) = (Instant::now(), self.due());
             match self.asked {
                 // This side had no turn: what has come meanwhile may not be known yet, and what was asked may have waited.
@@ -346,7 +356,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_judged_late_is_asked_anew() {
+    async fn who_is_judged_late_has_its_time_once_more() {
         let patience = Duration::from_secs(2);
         let mut silence = Silence::new(Duration::ZERO, patience);
         let mut protocol = Protocol::default();
